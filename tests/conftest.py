@@ -1,0 +1,67 @@
+"""Every test runs with its own home and caches, offline, and may talk to this machine alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before anything imports transformers, matplotlib or jupyter: they read these once.
+_HOME = Path(tempfile.mkdtemp(prefix="vlm_magic-tests-"))
+os.environ.update(
+    HOME=str(_HOME),
+    HF_HOME=str(_HOME / "hf"),
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    IPYTHONDIR=str(_HOME / "ipython"),
+    JUPYTER_PLATFORM_DIRS="1",
+    MPLBACKEND="agg",
+    MPLCONFIGDIR=str(_HOME / "matplotlib"),
+    TOKENIZERS_PARALLELISM="false",
+    XDG_CACHE_HOME=str(_HOME / "cache"),
+    XDG_CONFIG_HOME=str(_HOME / "config"),
+    XDG_DATA_HOME=str(_HOME / "data"),
+)
+
+
+class OutsideConnectionError(RuntimeError):
+    """A test tried to reach another machine."""
+
+
+def _is_local(address: object) -> bool:
+    if not isinstance(address, tuple):
+        return True  # a Unix socket
+    host = str(address[0])
+    return host in ("localhost", "::1", "0.0.0.0", "") or host.startswith("127.")
+
+
+@pytest.fixture(autouse=True)
+def no_socket_leaves_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Refuse connections and datagrams to other addresses, whoever opens them in this process."""
+    real_connect, real_connect_ex = socket.socket.connect, socket.socket.connect_ex
+    real_sendto = socket.socket.sendto
+
+    def check(address: object) -> None:
+        if not _is_local(address):
+            raise OutsideConnectionError(f"a test tried to reach {address!r}")
+
+    def connect(self: socket.socket, address: object) -> None:
+        check(address)
+        real_connect(self, address)
+
+    def connect_ex(self: socket.socket, address: object) -> int:
+        check(address)
+        return real_connect_ex(self, address)
+
+    def sendto(self: socket.socket, *args: object) -> int:
+        check(args[-1])
+        return real_sendto(self, *args)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
+    monkeypatch.setattr(socket.socket, "sendto", sendto)
+    yield

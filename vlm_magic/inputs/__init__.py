@@ -1,0 +1,1 @@
+"""From what a person wrote and has to parts of a prompt: text, pictures, downloads."""

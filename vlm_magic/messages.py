@@ -1,0 +1,370 @@
+"""The vocabulary that all rooms share: parts, turns, settings, chunks, replies and the Engine protocol.
+
+Pure data. This module knows nothing of torch, transformers or IPython, and of PIL only the type of
+a decoded picture. `inputs` makes parts, `conversation` keeps exchanges, `models` turns them into
+chunks and a reply, `outputs` shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+
+from vlm_magic.errors import OptionError, PictureTypeError, near_names
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = [
+    "Bill",
+    "Chunk",
+    "Engine",
+    "Exchange",
+    "FinishReason",
+    "Generating",
+    "Part",
+    "Picture",
+    "Progress",
+    "Reply",
+    "Role",
+    "Settings",
+    "Text",
+    "Turn",
+]
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+FinishReason: TypeAlias = Literal["stop", "length", "interrupted", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words of a prompt, shown to the model literally (never scanned again, never control tokens)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One picture of a prompt: where it came from and, once decoded, its pixels.
+
+    A person makes one to say that a string is a path, a URL or a data URI: ``Picture("cat.png")``.
+    `vlm_magic.inputs.pictures.to_picture` fills in the rest.
+
+    Attributes:
+        source: what the person gave (path, URL, PIL image, array, …); may be None once decoded.
+        name: how the person called it, for the thumbnail's label ("cat", "photos[2]", "cat.png").
+        image: upright RGB `PIL.Image`, or None while not decoded. Never changed in place.
+        digest: hexadecimal hash of the decoded pixels and size; "" while not decoded. Equal
+            pictures have equal digests.
+        note: a guess that was made while decoding, in words ("first of 12 frames"), or "".
+    """
+
+    source: object
+    name: str = ""
+    image: Image.Image | None = None
+    digest: str = ""
+    note: str = ""
+
+    @property
+    def rgb(self) -> Image.Image:
+        """The decoded RGB picture.
+
+        Raises:
+            PictureTypeError: it was not decoded yet.
+        """
+        if self.image is None:
+            raise PictureTypeError(
+                f"picture {self.name or self.source!r} is not decoded yet",
+                hint="vlm_magic.inputs.pictures.to_picture(picture)",
+            )
+        return self.image
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height) in pixels of the decoded picture."""
+        return self.rgb.size
+
+
+Part: TypeAlias = Text | Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side said: words and pictures in their order."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The words alone, pictures left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The pictures alone, in their order."""
+        return tuple(part for part in self.parts if isinstance(part, Picture))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to answer. Greedy unless sampling is asked for, whatever the checkpoint's own defaults.
+
+    Attributes:
+        max_tokens: the most new tokens.
+        system: system text put before the conversation; "" for none.
+        temperature: above 0 samples; None or 0 is greedy.
+        top_p: sample from the smallest set of tokens with this probability; asks for sampling.
+        top_k: sample from this many tokens; asks for sampling.
+        seed: makes sampling repeatable.
+        beams: beams of a beam search; 1 is none.
+        time_limit_s: stop after this many seconds with what there is.
+        sampling: True takes the checkpoint's own generation defaults (its ``generation_config``).
+        repetition_penalty: above 1 discourages tokens that are there already.
+        stop: strings that end the answer (they are not part of it).
+        bad_words: strings that the answer must not contain.
+        continuation: plain continuation without the chat template (base checkpoints do so anyway).
+        special_tokens: True lets text name the model's control tokens on purpose.
+    """
+
+    max_tokens: int = 512
+    system: str = ""
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    beams: int = 1
+    time_limit_s: float | None = None
+    sampling: bool = False
+    repetition_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    continuation: bool = False
+    special_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range("max_tokens", self.max_tokens, low=1)
+        _check_range("temperature", self.temperature, low=0)
+        _check_range("top_p", self.top_p, low=0, high=1)
+        _check_range("top_k", self.top_k, low=1)
+        _check_range("beams", self.beams, low=1)
+        _check_range("time_limit_s", self.time_limit_s, low=0)
+        _check_range("repetition_penalty", self.repetition_penalty, low=0)
+        if self.beams > 1 and self.is_sampling:
+            raise OptionError(
+                "beam search does not sample",
+                have=f"beams={self.beams} together with temperature, top_p, top_k or sampling",
+                hint="either beams or a temperature",
+            )
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether tokens are drawn at random."""
+        return bool(self.temperature) or self.top_p is not None or self.top_k is not None or self.sampling
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all settings."""
+        return tuple(f.name for f in fields(cls))
+
+    def updated(self, values: Mapping[str, object]) -> Settings:
+        """A copy with ``values`` in place.
+
+        Raises:
+            OptionError: a name that is no setting, or a value out of its range.
+        """
+        for name in values:
+            if name not in self.names():
+                near = near_names(name, self.names())
+                raise OptionError(
+                    f"no setting {name!r}",
+                    have=", ".join(near or self.names()),
+                    hint=f"{near[0]}=…" if near else "",
+                    name=name,
+                )
+        return replace(self, **values)  # type: ignore[arg-type]
+
+
+def _check_range(
+    name: str, value: float | None, *, low: float | None = None, high: float | None = None
+) -> None:
+    """Raise an OptionError unless ``value`` is None or a number within [low, high]."""
+    if value is None:
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    below = is_number and low is not None and value < low
+    above = is_number and high is not None and value > high
+    if is_number and value == value and not below and not above:  # NaN is not equal to itself
+        return
+    bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+    raise OptionError(f"{name} is {value!r}", have=f"{name} is a number, {bounds}", name=name, value=value)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished (or interrupted) answer with its figures.
+
+    Attributes:
+        text: what the model said.
+        finish_reason: "stop" (it ended by itself), "length" (max_tokens), "interrupted" or "time".
+        n_prompt_tokens: tokens of the prompt, pictures included.
+        n_picture_tokens: those of them that stand for pictures.
+        n_reused_tokens: prompt tokens that were not computed again.
+        n_new_tokens: tokens that were generated.
+        ttft_s: seconds from the start of the work to the first token.
+        tokens_per_s: decode speed after the first token; 0.0 for fewer than two tokens.
+        total_s: seconds of the whole answer.
+        model: name of the model that answered.
+        notes: remarks for the proof line, not the model's words.
+        token_ids: the new tokens, end token left out.
+    """
+
+    text: str
+    finish_reason: FinishReason = "stop"
+    n_prompt_tokens: int = 0
+    n_picture_tokens: int = 0
+    n_reused_tokens: int = 0
+    n_new_tokens: int = 0
+    ttft_s: float = 0.0
+    tokens_per_s: float = 0.0
+    total_s: float = 0.0
+    model: str = ""
+    notes: tuple[str, ...] = ()
+    token_ids: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the answer was cut off by a stop or a time limit."""
+        return self.finish_reason in ("interrupted", "time")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer as it comes.
+
+    Attributes:
+        text: the new words, possibly "".
+        n_new_tokens: tokens generated so far.
+        reply: the whole answer; set on the last chunk only.
+    """
+
+    text: str
+    n_new_tokens: int = 0
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What an answer is waiting for.
+
+    Attributes:
+        stage: "queued" (done = answers ahead), "pictures", "prefill" or "decode".
+        done: units done, or answers ahead while queued.
+        total: units in all; 0 where unknown.
+    """
+
+    stage: Literal["queued", "pictures", "prefill", "decode"]
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a prompt costs, without generating.
+
+    Attributes:
+        n_tokens: tokens of the prompt, pictures included.
+        picture_tokens: tokens of each picture, in order.
+        context_tokens: the model's context, or None where it does not say.
+        rendered: the prompt after the chat template, as the tokenizer sees it.
+        notes: remarks (text that had to be neutralised, …).
+    """
+
+    n_tokens: int
+    picture_tokens: tuple[int, ...]
+    context_tokens: int | None
+    rendered: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One question with its answer, as a conversation keeps it and a panel shows it.
+
+    Attributes:
+        id: unique in its conversation, for ever.
+        parts: what the person asked.
+        settings: how it was asked.
+        reply: the answer; None while it is being made.
+        key: (cell id, number of the call within the run), or None outside a cell.
+        is_stale: an earlier exchange changed after this one was answered.
+        alternatives: earlier answers to this exchange, oldest first.
+    """
+
+    id: str
+    parts: tuple[Part, ...]
+    settings: Settings = field(default_factory=Settings)
+    reply: Reply | None = None
+    key: tuple[str, int] | None = None
+    is_stale: bool = False
+    alternatives: list[Reply] = field(default_factory=list)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The question and, where there is one, the answer."""
+        question = Turn("user", self.parts)
+        if self.reply is None:
+            return (question,)
+        return (question, Turn("assistant", (Text(self.reply.text),)))
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The pictures of the question."""
+        return Turn("user", self.parts).pictures
+
+
+@runtime_checkable
+class Generating(Protocol):
+    """An answer under way. Iterating yields chunks; the last one carries the reply."""
+
+    def __iter__(self) -> Iterator[Chunk]: ...
+
+    def stop(self) -> None:
+        """Ask it to end now; safe from any thread, harmless when it has ended."""
+
+    def wait(self, timeout_s: float | None = None) -> Reply | None:
+        """Wait for the end; the reply (partial after a stop), or None when the time-out passed first."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Anything that answers a conversation: a local model, a server, a scripted fake in tests."""
+
+    @property
+    def name(self) -> str:
+        """How people call the model."""
+
+    def start(
+        self,
+        turns: Sequence[Turn],
+        settings: Settings,
+        *,
+        on_end: Callable[[Reply], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Generating:
+        """Queue an answer to ``turns`` (the last one is the question) and return at once.
+
+        ``on_end`` is called by the worker itself with the reply, partial or whole, before the last
+        chunk is handed out, so that an interrupted caller loses nothing. It is not called when the
+        model fails; then iterating raises.
+        """
+
+    def bill(self, turns: Sequence[Turn], settings: Settings) -> Bill:
+        """What the prompt would be and cost; generates nothing."""
+
+    def close(self) -> int:
+        """Give the memory back; the number of bytes that were freed."""

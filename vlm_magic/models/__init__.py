@@ -1,0 +1,1 @@
+"""From turns to chunks: loading, families, memory and the engine."""

@@ -1,0 +1,1 @@
+"""From chunks and replies to what a person sees: panel, transcript, terminal."""

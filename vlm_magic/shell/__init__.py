@@ -1,0 +1,1 @@
+"""The magics: parse a line, make one call, show one result."""
