@@ -1,0 +1,199 @@
+"""The plain-Python front door: an engine, a conversation, and pictures in their order.
+
+    engine = vlm_magic.load()
+    session = vlm_magic.Session(engine)
+    print(session.ask("What is in ", picture, "?"))
+
+The magics do nothing that this cannot do. Knows nothing of IPython or widgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vlm_magic.conversation import CellKey, Conversation
+from vlm_magic.errors import PictureTypeError, PromptError
+from vlm_magic.inputs import pictures
+from vlm_magic.messages import (
+    Bill,
+    Chunk,
+    Engine,
+    Exchange,
+    Generating,
+    Part,
+    Picture,
+    Progress,
+    Reply,
+    Settings,
+    Text,
+)
+
+__all__ = ["Answer", "Session", "to_parts"]
+
+
+class Answer:
+    """One question under way: iterate it for its chunks, `stop` it, `wait` for its reply.
+
+    Attributes:
+        exchange: the question; after the end, with its reply and at its place in the conversation.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self._generating: Generating | None = None
+
+    def _is_made_by(self, generating: Generating) -> Answer:
+        self._generating = generating
+        return self
+
+    def __iter__(self) -> Iterator[Chunk]:
+        assert self._generating is not None
+        return iter(self._generating)
+
+    def stop(self) -> None:
+        """Ask it to end now; the partial answer is kept."""
+        assert self._generating is not None
+        self._generating.stop()
+
+    def wait(self, timeout_s: float | None = None) -> Reply | None:
+        """Wait for the end and return the reply; None if the time-out passed first."""
+        assert self._generating is not None
+        return self._generating.wait(timeout_s)
+
+
+class Session:
+    """A conversation with an engine.
+
+    Args:
+        engine: who answers, from `vlm_magic.load`.
+        conversation: where the turns go; a new one if not given.
+        **settings: defaults for every question (see `vlm_magic.messages.Settings`).
+
+    Attributes:
+        engine: may be set to another one between questions; the conversation stays.
+        conversation: the turns.
+        settings: the defaults.
+    """
+
+    def __init__(
+        self, engine: Engine | None = None, conversation: Conversation | None = None, **settings: object
+    ) -> None:
+        self.engine = engine
+        self.conversation = conversation if conversation is not None else Conversation()
+        self.settings = Settings().updated(settings)
+
+    def ask(self, *parts: object, **settings: object) -> Reply:
+        """Ask and wait for the whole answer.
+
+        Args:
+            *parts: in order, strings (always text) and anything picture-like; a path is a `Path`
+                or a `Picture`.
+            **settings: for this question only.
+
+        Raises:
+            VLMError: a part that is no picture, a setting that does not exist, a model that failed.
+        """
+        answer = self.start(parts, **settings)
+        for _ in answer:
+            pass
+        reply = answer.wait()
+        assert reply is not None
+        return reply
+
+    def stream(self, *parts: object, **settings: object) -> Iterator[Chunk]:
+        """Ask and yield the chunks of the answer; the last one carries the reply.
+
+        Closing the iterator early stops the answer and keeps its partial text.
+        """
+        yield from self.start(parts, **settings)
+
+    def bill(self, *parts: object, **settings: object) -> Bill:
+        """What the model would be given for this question, and its cost; generates nothing."""
+        exchange = self.draft(to_parts(parts), self.settings.updated(settings))
+        return self._engine().bill(self.conversation.turns_for(exchange), exchange.settings)
+
+    def draft(self, parts: Sequence[Part], settings: Settings, key: CellKey | None = None) -> Exchange:
+        """The question as an exchange that is not part of the conversation yet."""
+        if not any(isinstance(part, Picture) or part.text.strip() for part in parts):
+            raise PromptError("an empty prompt", hint="a question, a picture, or both")
+        return self.conversation.draft(tuple(parts), settings, key)
+
+    def start(
+        self,
+        parts: Iterable[object],
+        *,
+        key: CellKey | None = None,
+        fresh: bool = False,
+        on_commit: Callable[[Exchange], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        **settings: object,
+    ) -> Answer:
+        """Queue a question and return its handle at once.
+
+        Args:
+            parts: as for `ask`.
+            key: the cell's call that owns the turn; the same key again replaces it in place.
+            fresh: start the conversation over with this question, once it is answered.
+            on_commit: called by the worker when the answer, partial or whole, is in the conversation.
+            on_progress: called by the worker with what the answer waits for.
+            **settings: for this question only.
+        """
+        engine = self._engine()
+        exchange = self.draft(to_parts(parts), self.settings.updated(settings), key)
+        answer = Answer(exchange)
+
+        def commit(reply: Reply) -> None:
+            answer.exchange = self.conversation.commit(exchange, reply, fresh=fresh)
+            if on_commit is not None:
+                on_commit(answer.exchange)
+
+        turns = self.conversation.turns_for(exchange, fresh=fresh)
+        return answer._is_made_by(
+            engine.start(turns, exchange.settings, on_end=commit, on_progress=on_progress)
+        )
+
+    def reset(self) -> int:
+        """Forget the conversation; returns how many turns there were."""
+        return self.conversation.clear()
+
+    def _engine(self) -> Engine:
+        if self.engine is None:
+            raise PromptError("no model is loaded", hint="Session(vlm_magic.load()), or %vlm_load")
+        return self.engine
+
+
+def to_parts(values: Iterable[object]) -> tuple[Part, ...]:
+    """Strings to text, everything else to decoded pictures, in order; texts side by side are joined.
+
+    Raises:
+        PictureTypeError: something that is neither.
+        PictureError: a picture that cannot be found, fetched or decoded.
+    """
+    parts: list[Part] = []
+    for n, value in enumerate(values, start=1):
+        for part in _to_parts_of_one(value, n):
+            if isinstance(part, Text) and parts and isinstance(parts[-1], Text):
+                parts[-1] = replace(parts[-1], text=parts[-1].text + part.text)
+            else:
+                parts.append(part)
+    return tuple(parts)
+
+
+def _to_parts_of_one(value: object, n: int) -> Sequence[Part]:
+    if isinstance(value, str):
+        return (Text(value),) if value else ()
+    if isinstance(value, Text):
+        return (value,)
+    if isinstance(value, (Picture, Path)):
+        return (pictures.to_picture(value),)
+    found = None if isinstance(value, Mapping) else pictures.try_pictures(value, f"picture {n}")
+    if found is None:
+        raise PictureTypeError(
+            f"part {n} is a {type(value).__name__}, neither text nor a picture",
+            have="strings, PIL images, arrays, tensors, figures, Path objects, vlm_magic.Picture",
+            hint="str(value) for its text, vlm_magic.Picture(value) for a path or URL",
+            value_type=type(value).__name__,
+        )
+    return found

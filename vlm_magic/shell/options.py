@@ -1,0 +1,243 @@
+"""The magics and their options as one table: parsing, help, completion and the README read it.
+
+A line is options first, then the rest as it stands, quotes and all. Knows nothing of how anything
+works; what an option means is its receiver's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vlm_magic.errors import OptionError, near_names
+
+__all__ = ["MAGICS", "Magic", "Option", "help_text", "parse_line"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        flags: all spellings, the long one last.
+        help: what it does, in one sentence.
+        metavar: what stands for the value in the help; "" for a flag without value.
+        convert: text to value; raises ValueError with a reason.
+        name: how the receiver calls it; the long flag with underscores if not given.
+    """
+
+    flags: tuple[str, ...]
+    help: str
+    metavar: str = ""
+    convert: Callable[[str], object] = str
+    name: str = ""
+
+    @property
+    def dest(self) -> str:
+        """The key in the parsed values."""
+        return self.name or self.flags[-1].lstrip("-").replace("-", "_")
+
+    @property
+    def usage(self) -> str:
+        """All spellings with the value, as the help shows them."""
+        return ", ".join(self.flags) + (f" {self.metavar}" if self.metavar else "")
+
+
+@dataclass(frozen=True)
+class Magic:
+    """One magic: its name with percent signs, what follows it, and its options."""
+
+    name: str
+    argument: str
+    summary: str
+    options: tuple[Option, ...] = ()
+    details: str = ""
+
+    @property
+    def usage(self) -> str:
+        """The line that shows how to write it."""
+        return " ".join(filter(None, (self.name, "[options]" if self.options else "", self.argument)))
+
+
+def _identifier(text: str) -> str:
+    if not text.isidentifier():
+        raise ValueError("a variable name is letters, digits and _")
+    return text
+
+
+def _seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+
+
+ASK_OPTIONS = (
+    Option(("-o", "--out"), "Put the text of the answer into this variable.", "NAME", _identifier),
+    Option(("-c", "--conversation"), "Which conversation the turn belongs to; made when new.", "NAME"),
+    Option(("--new",), "Start another conversation with this cell."),
+    Option(("-m", "--model"), "Which of the loaded models answers.", "NAME"),
+    Option(("--system",), "System text that stands before the conversation.", "TEXT"),
+    Option(("--max-tokens",), "The most new tokens (512).", "N", int),
+    Option(("--temperature",), "Above 0 draws tokens at random; without it answers are greedy.", "T", float),
+    Option(("--top-p",), "Draw from the smallest set of tokens with this probability.", "P", float),
+    Option(("--seed",), "Make random answers repeatable.", "N", int),
+    Option(("--beams",), "Beams of a beam search (1, that is none).", "N", int),
+    Option(("--time-limit",), "Stop after this many seconds with what there is.", "S", _seconds, "time_limit_s"),
+    Option(("--raw",), "Take the text as it stands: no {variables}, no pictures in it."),
+    Option(("--no-panel",), "Stream plain text instead of the panel."),
+    Option(("--dry-run",), "Show what the model would be given, and generate nothing."),
+)
+
+LOAD_OPTIONS = (
+    Option(("--as",), "Call the model so and keep the others loaded; -m NAME asks it.", "NAME", name="name"),
+    Option(("--dtype",), "auto, float32, bfloat16 or float16.", "TYPE"),
+    Option(("--quantize",), "4bit, 8bit (bitsandbytes), int8 (Quanto) or torchao-int8.", "HOW"),
+    Option(("--attn",), "auto, sdpa, eager, flash_attention_2 or flex_attention.", "HOW"),
+    Option(("--device",), "auto, cpu, cuda:0 or mps.", "WHERE"),
+    Option(("--revision",), "A branch, tag or commit on the hub.", "REV"),
+)
+
+_CONVERSATION = Option(("-c", "--conversation"), "Which conversation (the current one).", "NAME")
+
+MAGICS = (
+    Magic(
+        "%%vlm",
+        "",
+        "Ask the model about the text and pictures of the cell.",
+        ASK_OPTIONS,
+        details=(
+            "In the cell, {name} puts a variable at its place: a picture (PIL image, array, tensor, figure, "
+            "path) as a picture, a list of pictures as several, anything else as its text. "
+            "![alt](path or URL) and a bare image URL are pictures too. Braces that are no expression stay "
+            "as they are, and {{name}} is the literal {name}.\n\n"
+            "Running a cell again replaces its turn in the conversation; later turns are marked stale.\n\n"
+            "Example:\n\n"
+            "    %%vlm -o answer\n"
+            "    What changed between {before} and {after}?"
+        ),
+    ),
+    Magic(
+        "%vlm",
+        "PROMPT",
+        "Ask in one line; options end at the first word that is none.",
+        ASK_OPTIONS,
+        details="The rest of the line is the prompt as it stands, quotes and all.",
+    ),
+    Magic(
+        "%vlm_load",
+        "[MODEL]",
+        "Load a model and keep it in the kernel; without a name, the starter.",
+        LOAD_OPTIONS,
+        details=(
+            "MODEL is a folder or an id on the Hugging Face hub. Loading the same thing again costs nothing; "
+            "loading another one unloads the one before, unless --as names it."
+        ),
+    ),
+    Magic("%vlm_status", "", "Show what is loaded, what it holds, and the conversations."),
+    Magic("%vlm_unload", "[NAME]", "Unload a model and say how much memory came back."),
+    Magic("%vlm_history", "", "Show a conversation.", (_CONVERSATION,)),
+    Magic("%vlm_reset", "", "Forget a conversation; the model stays loaded.", (_CONVERSATION,)),
+)
+
+
+def magic(name: str) -> Magic:
+    """The table's row for a magic, by its name with percent signs."""
+    return next(m for m in MAGICS if m.name == name)
+
+
+def help_text(name: str) -> str:
+    """What ``%%vlm?`` shows: usage, summary, every option, details."""
+    row = magic(name)
+    lines = [row.usage, "", row.summary]
+    if row.options:
+        width = max(len(option.usage) for option in row.options)
+        lines += ["", "Options:", *(f"  {option.usage:<{width}}  {option.help}" for option in row.options)]
+    if row.details:
+        lines += ["", row.details]
+    return "\n".join(lines)
+
+
+_WORD = re.compile(r"\s*(\S+)")
+_VALUE = re.compile(r"""\s*("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\S+)""")
+
+
+def parse_line(line: str, options: Sequence[Option]) -> tuple[dict[str, object], str]:
+    """The options at the beginning of ``line`` by name, and the rest as it stands.
+
+    A word that begins with a dash and is no option ends the options, unless it looks like a
+    misspelt one. ``--`` ends them as well.
+
+    Raises:
+        OptionError: a misspelt option, a value that is missing or does not convert.
+    """
+    by_flag = {flag: option for option in options for flag in option.flags}
+    values: dict[str, object] = {}
+    at = 0
+    while (word := _WORD.match(line, at)) and word[1].startswith("-"):
+        if word[1] == "--":
+            at = word.end()
+            break
+        flag, equals, _ = word[1].partition("=")
+        option = by_flag.get(flag)
+        if option is None:
+            _refuse_misspelt(flag, by_flag)
+            break
+        at = word.start(1) + len(flag) + len(equals)
+        if not option.metavar:
+            if equals:
+                raise OptionError(f"{flag} takes no value", hint=flag, option=flag)
+            values[option.dest] = True
+            continue
+        value = _VALUE.match(line, at)
+        if value is None:
+            raise OptionError(
+                f"{flag} needs a value", have=option.help, hint=f"{flag} {option.metavar}", option=flag
+            )
+        values[option.dest] = _convert(option, flag, _unquote(value[1]))
+        at = value.end()
+    return values, line[at:].strip()
+
+
+def parse_options_only(line: str, options: Sequence[Option], what: str) -> dict[str, object]:
+    """Like `parse_line` for a magic that takes options alone.
+
+    Raises:
+        OptionError: anything else on the line.
+    """
+    values, rest = parse_line(line, options)
+    if rest:
+        word = rest.split()[0]
+        known = [flag for option in options for flag in option.flags]
+        raise OptionError(
+            f"{what} does not know {word!r}",
+            have=", ".join(known) or "it takes no options",
+            hint="the prompt goes below the line" if what == "%%vlm" else what,
+            option=word,
+        )
+    return values
+
+
+def _refuse_misspelt(flag: str, by_flag: dict[str, Option]) -> None:
+    near = near_names(flag, by_flag) if flag.startswith("--") else []
+    if near:
+        raise OptionError(f"no option {flag}", have=", ".join(near), hint=by_flag[near[0]].usage, option=flag)
+
+
+def _convert(option: Option, flag: str, text: str) -> object:
+    try:
+        return option.convert(text)
+    except ValueError as error:
+        raise OptionError(
+            f"{flag} {text} does not fit",
+            have=f"{option.help} ({error})",
+            hint=f"{flag} {option.metavar}",
+            option=flag,
+            value=text,
+        ) from error
+
+
+def _unquote(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text

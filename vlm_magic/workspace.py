@@ -1,0 +1,264 @@
+"""What is resident in this kernel: models by name, conversations by name, and the cell that runs.
+
+One `Workspace` stands behind the magics and behind `vlm_magic.load`, `vlm_magic.engine` and
+`vlm_magic.session`, so that cells and plain Python share models and conversations. It decides which
+conversation a cell's call belongs to. Knows nothing of IPython: the shell tells it when cells begin
+and end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlm_magic.conversation import CellKey, Conversation
+from vlm_magic.errors import ConversationError, ModelNotFoundError, OptionError, near_names
+from vlm_magic.messages import Engine, Exchange
+from vlm_magic.session import Session
+
+if TYPE_CHECKING:
+    from vlm_magic.models.engine import LocalEngine
+    from vlm_magic.models.loading import LoadOptions
+
+__all__ = ["MAIN", "Workspace", "current"]
+
+MAIN = "main"
+
+
+class Workspace:
+    """The models and conversations of one kernel.
+
+    Attributes:
+        engines: by name, in the order of loading; the newest is the default.
+        sessions: by name of their conversation.
+    """
+
+    def __init__(self) -> None:
+        self.engines: dict[str, Engine] = {}
+        self.sessions: dict[str, Session] = {}
+        self._loaded_with: dict[str, tuple[str, LoadOptions]] = {}
+        self._default: str | None = None
+        self._lock = threading.RLock()
+        self._unnamed = [MAIN]  # conversations that cells without -c belong to: main, and one per --new
+        self._current = MAIN
+        self._started_by: dict[CellKey, str] = {}  # call -> the conversation that its --new started
+        self._cell: str | None = None
+        self._n_calls = 0
+        self._n_anonymous = itertools.count(2)
+
+    # Models
+
+    def load(
+        self,
+        model: str | Path = "starter",
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        on_progress: Callable[[str, int, int], None] | None = None,
+        **options: object,
+    ) -> LocalEngine:
+        """Load a model and make it the default; loading the same thing again costs nothing.
+
+        Args:
+            model: "starter", a folder, or an id on the hub.
+            name: how to call it; the model's own name if not given.
+            replace: unload the default model first, so that two never share the memory by accident.
+            on_progress: called with (what, done, total) while loading.
+            **options: see `vlm_magic.models.loading.LoadOptions`.
+
+        Raises:
+            OptionError: no such option. ModelError and its kin: the model does not load.
+        """
+        from vlm_magic.models.engine import LocalEngine
+        from vlm_magic.models.loading import LoadOptions, load_model
+
+        wanted = (str(model), _load_options(LoadOptions, options))
+        with self._lock:
+            key = name or str(model)
+            resident = self.engines.get(key)
+            if isinstance(resident, LocalEngine) and not resident.is_closed:
+                if self._loaded_with.get(key) == wanted:
+                    self._use(key)
+                    return resident
+                self.unload(key)
+            elif replace and name is None and self._default is not None:
+                self.unload(self._default)
+            engine = LocalEngine(load_model(model, wanted[1], on_progress=on_progress))
+            self.add_engine(key, engine)
+            self._loaded_with[key] = wanted
+            return engine
+
+    def add_engine(self, name: str, engine: Engine) -> None:
+        """Make any engine resident and the default."""
+        with self._lock:
+            self.engines.pop(name, None)
+            self.engines[name] = engine
+            self._use(name)
+
+    def engine(self, name: str | None = None) -> Engine:
+        """The engine of this name; without a name, the one that the magics use.
+
+        Raises:
+            ModelNotFoundError: nothing is loaded, or nothing of that name.
+        """
+        key = name or self._default
+        if key is None:
+            raise ModelNotFoundError("no model is loaded", hint="%vlm_load, or vlm_magic.load()")
+        if key not in self.engines:
+            raise ModelNotFoundError(
+                f"no loaded model is called {key!r}",
+                have=", ".join(near_names(key, self.engines) or self.engines) or "none is loaded",
+                hint=f"%vlm_load {key}",
+                name=key,
+            )
+        return self.engines[key]
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether any model is loaded."""
+        return bool(self.engines)
+
+    @property
+    def default_engine(self) -> str | None:
+        """The name of the model that the magics use."""
+        return self._default
+
+    def unload(self, name: str | None = None) -> int:
+        """Unload one model (without a name, the default one); the bytes that came back.
+
+        Raises:
+            ModelNotFoundError: there is none of that name.
+        """
+        with self._lock:
+            engine = self.engine(name)
+            key = name or self._default
+            assert key is not None
+            del self.engines[key]
+            self._loaded_with.pop(key, None)
+            self._default = next(reversed(self.engines), None)
+            for session in self.sessions.values():
+                if session.engine is engine:
+                    session.engine = None if self._default is None else self.engines[self._default]
+            return engine.close()
+
+    def _use(self, name: str) -> None:
+        self._default = name
+        for session in self.sessions.values():
+            session.engine = self.engines[name]
+
+    # Conversations
+
+    def session(self, name: str | None = None) -> Session:
+        """The session of this conversation, made when it is new; without a name, the current one."""
+        key = name or self._current
+        with self._lock:
+            if key not in self.sessions:
+                engine = self.engines[self._default] if self._default else None
+                self.sessions[key] = Session(engine, Conversation(key))
+            return self.sessions[key]
+
+    def session_for(self, key: CellKey | None, name: str | None = None, new: bool = False) -> Session:
+        """Which conversation a call belongs to.
+
+        With a name, that one. Without, the one that holds the cell's turn already, if it is one of
+        those without a chosen name; otherwise the one used last among them. ``new`` takes another,
+        or the one that the same cell took before; to start it over, pass ``fresh`` to
+        `Session.start`.
+        """
+        with self._lock:
+            if new:
+                return self.session(self._start_new(key, name))
+            if name:
+                return self.session(name)
+            held = (n for n in self._unnamed if n in self.sessions and self.sessions[n].conversation.has(key))
+            self._current = next(held, self._current)
+            return self.session(self._current)
+
+    def _start_new(self, key: CellKey | None, name: str | None) -> str:
+        """The name of the conversation that ``--new`` takes."""
+        started = self._started_by.get(key) if key is not None else None
+        chosen = name or started or self._fresh_name()
+        if name is None:
+            if chosen not in self._unnamed:
+                self._unnamed.append(chosen)
+            self._current = chosen
+        if key is not None:
+            self._started_by[key] = chosen
+        return chosen
+
+    def _fresh_name(self) -> str:
+        return next(n for i in self._n_anonymous if (n := f"{MAIN} {i}") not in self.sessions)
+
+    def settle(self, session: Session, exchange: Exchange) -> None:
+        """A call's turn has its place in ``session``: take it out of every other conversation."""
+        if exchange.key is None:
+            return
+        for other in list(self.sessions.values()):
+            if other is not session:
+                other.conversation.drop_key(exchange.key)
+
+    def reset(self, name: str | None = None) -> int:
+        """Forget one conversation (without a name, the current one); the number of its turns.
+
+        Raises:
+            ConversationError: no conversation of that name.
+        """
+        key = name or self._current
+        if key not in self.sessions and name is not None:
+            raise ConversationError(
+                f"no conversation {key!r}",
+                have=", ".join(near_names(key, self.sessions) or self.sessions) or "none yet",
+                hint="%vlm_history lists them",
+                name=key,
+            )
+        return self.session(key).reset()
+
+    # Cells
+
+    def begin_cell(self, cell_id: str | None) -> None:
+        """A cell begins to run; None where the front-end tells no id."""
+        self._cell, self._n_calls = cell_id, 0
+
+    def end_cell(self, *, succeeded: bool) -> None:
+        """The cell has ended; turns of calls that it no longer makes are dropped.
+
+        Not after a failure or an interrupt: the calls that were not reached are not gone.
+        """
+        if self._cell is not None and succeeded:
+            for session in list(self.sessions.values()):
+                session.conversation.drop_calls(self._cell, self._n_calls)
+        self._cell = None
+
+    def next_key(self) -> CellKey | None:
+        """The key of the running cell's next call; None outside a cell with an id."""
+        if self._cell is None:
+            return None
+        self._n_calls += 1
+        return (self._cell, self._n_calls - 1)
+
+
+def _load_options(kind: type[LoadOptions], options: dict[str, object]) -> LoadOptions:
+    from dataclasses import fields
+
+    known = [f.name for f in fields(kind)]
+    for option in options:
+        if option not in known:
+            near = near_names(option, known)
+            raise OptionError(
+                f"load() has no option {option!r}",
+                have=", ".join(near or known),
+                hint=f"{near[0]}=…" if near else "",
+                name=option,
+            )
+    return kind(**options)  # type: ignore[arg-type]
+
+
+_current = Workspace()
+
+
+def current() -> Workspace:
+    """The workspace of this kernel."""
+    return _current
