@@ -1,0 +1,157 @@
+"""What differs between families of vision-language models: one table, one row per family.
+
+Everything here is generic unless a row says otherwise. A model type without a row of its own gets the default row:
+chat template, `image_token` of its processor, pictures in nested lists. A new family is one row here and one tiny
+builder in the tests.
+
+Knows the names of tokens and the shapes of processors; loads nothing. Neighbours: `prompting` does what a row says,
+`loading` picks the row. `prepare`, `prepare_batch` and `Prepared` can be had from here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlm_magic.messages import Settings, Turn
+from vlm_magic.models.control_tokens import Mask
+from vlm_magic.models.prompting import (
+    Draft,
+    Prepared,
+    lay_out_chat,
+    prepare,
+    prepare_batch,
+    process_texts,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlm_magic.models.loading import Loaded
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Prepared",
+    "context_tokens",
+    "family_of",
+    "forbidden_token_ids",
+    "prepare",
+    "prepare_batch",
+    "stop_token_ids",
+]
+
+LayOut = Callable[["Loaded", Sequence[Turn], Settings, Callable[[str], str]], Draft]
+Process = Callable[["Loaded", Any, Sequence[Draft], Mask], "dict[str, torch.Tensor]"]
+
+
+def image_token(processor: Any) -> str:
+    """The placeholder that a processor expands into a picture's tokens."""
+    return str(getattr(processor, "image_token", None) or "<image>")
+
+
+def _text_of(loaded: Loaded, draft: Draft) -> str:
+    return str(draft.text)
+
+
+def _one_token(loaded: Loaded) -> str:
+    return image_token(loaded.processor)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family wants its inputs.
+
+    Attributes:
+        name: how people call it.
+        model_types: ``model_type`` of the configurations that belong to it.
+        lay_out: turns → text with placeholders and pictures.
+        process: drafts → tensors.
+        placeholder: what stands for a picture in a plain continuation.
+        template_token: what the chat template writes for a picture.
+        expansion: what the processor writes in a placeholder's place, for processors that do not tell.
+        as_text: a draft as one text, for showing.
+        max_pictures: the most pictures of a prompt; None for any number.
+        needs_picture: whether a prompt without a picture fails.
+        stop_words: tokens that end an answer, beside the checkpoint's own.
+        silent_words: tokens that must never be generated, beside the image tokens.
+        control_pattern: regular expression of further control words.
+        is_float16_safe: whether its activations are known to stay within float16.
+    """
+
+    name: str
+    model_types: tuple[str, ...] = ()
+    lay_out: LayOut = lay_out_chat
+    process: Process = process_texts
+    placeholder: Callable[[Any], str] = image_token
+    template_token: Callable[[Any], str] = image_token
+    expansion: Callable[[Loaded], str] = _one_token
+    as_text: Callable[[Loaded, Draft], str] = _text_of
+    max_pictures: int | None = None
+    needs_picture: bool = False
+    stop_words: tuple[str, ...] = ()
+    silent_words: tuple[str, ...] = ()
+    control_pattern: str = ""
+    is_float16_safe: bool = False
+
+
+DEFAULT = Family("generic")
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "Idefics3 and SmolVLM",
+        ("idefics3", "smolvlm"),
+        stop_words=("<end_of_utterance>",),
+        silent_words=("<fake_token_around_image>", "<global-img>"),
+    ),
+)
+
+_BY_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
+
+
+def family_of(model_type: str) -> Family:
+    """The row of a model type; the generic one for a type without its own."""
+    return _BY_TYPE.get(model_type, DEFAULT)
+
+
+def stop_token_ids(loaded: Loaded, settings: Settings) -> list[int]:
+    """Tokens that end an answer: the checkpoint's own and the family's."""
+    ids: set[int] = set()
+    for source in (loaded.model.generation_config.eos_token_id, loaded.tokenizer.eos_token_id):
+        if source is not None:
+            ids.update([source] if isinstance(source, int) else source)
+    ids.update(_known_ids(loaded, loaded.family.stop_words))
+    return sorted(ids)
+
+
+def forbidden_token_ids(loaded: Loaded) -> list[int]:
+    """Tokens that must never be generated: they stand for pictures, and feeding one back without one fails."""
+    ids: set[int] = set()
+    config, processor = loaded.model.config, loaded.processor
+    for owner in (config, processor):
+        for kind in ("image", "video", "audio"):
+            for name in (f"{kind}_token_id", f"{kind}_token_index"):
+                value = getattr(owner, name, None)
+                if isinstance(value, int):
+                    ids.add(value)
+    words = [getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")]
+    ids.update(_known_ids(loaded, [*loaded.family.silent_words, *(w for w in words if w)]))
+    return sorted(ids - set(stop_token_ids(loaded, Settings())))
+
+
+def context_tokens(loaded: Loaded) -> int | None:
+    """The most tokens of prompt and answer together, or None where the checkpoint does not say."""
+    text = loaded.model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    limit = loaded.tokenizer.model_max_length
+    return int(limit) if limit and limit < 10**7 else None
+
+
+def _known_ids(loaded: Loaded, words: Sequence[str]) -> set[int]:
+    """Ids of those words that are single added tokens of this tokenizer."""
+    by_word = {str(token.content): int(i) for i, token in loaded.tokenizer.added_tokens_decoder.items()}
+    return {by_word[word] for word in words if word in by_word}
