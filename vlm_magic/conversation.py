@@ -128,9 +128,9 @@ class Conversation:
     def drop_calls(self, cell_id: str, n_calls: int) -> int:
         """Remove the turns that a shorter run of a cell no longer made."""
         return self.drop_where(
-            lambda exchange: exchange.key is not None
-            and exchange.key[0] == cell_id
-            and exchange.key[1] >= n_calls
+            lambda exchange: (
+                exchange.key is not None and exchange.key[0] == cell_id and exchange.key[1] >= n_calls
+            )
         )
 
     def clear(self) -> int:

@@ -7,6 +7,7 @@ chunks and a reply, `outputs` shows them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
@@ -193,9 +194,12 @@ def _check_range(
     if value is None:
         return
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    below = is_number and low is not None and value < low
-    above = is_number and high is not None and value > high
-    if is_number and value == value and not below and not above:  # NaN is not equal to itself
+    if (
+        is_number
+        and not math.isnan(value)
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+    ):
         return
     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
     raise OptionError(f"{name} is {value!r}", have=f"{name} is a number, {bounds}", name=name, value=value)

@@ -109,10 +109,21 @@ class Session:
         """
         yield from self.start(parts, **settings)
 
-    def bill(self, *parts: object, **settings: object) -> Bill:
-        """What the model would be given for this question, and its cost; generates nothing."""
-        exchange = self.draft(to_parts(parts), self.settings.updated(settings))
-        return self._engine().bill(self.conversation.turns_for(exchange), exchange.settings)
+    def bill(
+        self,
+        *parts: object,
+        key: CellKey | None = None,
+        fresh: bool = False,
+        engine: Engine | None = None,
+        **settings: object,
+    ) -> Bill:
+        """What the model would be given for this question, and its cost; generates nothing.
+
+        Arguments are those of `start`.
+        """
+        exchange = self.draft(to_parts(parts), self.settings.updated(settings), key)
+        turns = self.conversation.turns_for(exchange, fresh=fresh)
+        return self._engine(engine).bill(turns, exchange.settings)
 
     def draft(self, parts: Sequence[Part], settings: Settings, key: CellKey | None = None) -> Exchange:
         """The question as an exchange that is not part of the conversation yet."""
@@ -126,6 +137,7 @@ class Session:
         *,
         key: CellKey | None = None,
         fresh: bool = False,
+        engine: Engine | None = None,
         on_commit: Callable[[Exchange], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         **settings: object,
@@ -136,11 +148,12 @@ class Session:
             parts: as for `ask`.
             key: the cell's call that owns the turn; the same key again replaces it in place.
             fresh: start the conversation over with this question, once it is answered.
+            engine: who answers this question, if not the session's own.
             on_commit: called by the worker when the answer, partial or whole, is in the conversation.
             on_progress: called by the worker with what the answer waits for.
             **settings: for this question only.
         """
-        engine = self._engine()
+        answering = self._engine(engine)
         exchange = self.draft(to_parts(parts), self.settings.updated(settings), key)
         answer = Answer(exchange)
 
@@ -151,17 +164,18 @@ class Session:
 
         turns = self.conversation.turns_for(exchange, fresh=fresh)
         return answer._is_made_by(
-            engine.start(turns, exchange.settings, on_end=commit, on_progress=on_progress)
+            answering.start(turns, exchange.settings, on_end=commit, on_progress=on_progress)
         )
 
     def reset(self) -> int:
         """Forget the conversation; returns how many turns there were."""
         return self.conversation.clear()
 
-    def _engine(self) -> Engine:
-        if self.engine is None:
+    def _engine(self, other: Engine | None = None) -> Engine:
+        engine = other or self.engine
+        if engine is None:
             raise PromptError("no model is loaded", hint="Session(vlm_magic.load()), or %vlm_load")
-        return self.engine
+        return engine
 
 
 def to_parts(values: Iterable[object]) -> tuple[Part, ...]:

@@ -200,21 +200,20 @@ class Workspace:
             if other is not session:
                 other.conversation.drop_key(exchange.key)
 
-    def reset(self, name: str | None = None) -> int:
-        """Forget one conversation (without a name, the current one); the number of its turns.
+    def known_session(self, name: str | None = None) -> Session:
+        """The session of this conversation; without a name, the current one.
 
         Raises:
             ConversationError: no conversation of that name.
         """
-        key = name or self._current
-        if key not in self.sessions and name is not None:
+        if name is not None and name not in self.sessions:
             raise ConversationError(
-                f"no conversation {key!r}",
-                have=", ".join(near_names(key, self.sessions) or self.sessions) or "none yet",
-                hint="%vlm_history lists them",
-                name=key,
+                f"no conversation {name!r}",
+                have=", ".join(near_names(name, self.sessions) or self.sessions) or "none yet",
+                hint="%vlm_status lists them",
+                name=name,
             )
-        return self.session(key).reset()
+        return self.session(name)
 
     # Cells
 
@@ -238,6 +237,10 @@ class Workspace:
             return None
         self._n_calls += 1
         return (self._cell, self._n_calls - 1)
+
+    def peek_key(self) -> CellKey | None:
+        """The key that the next call would have, without counting it."""
+        return None if self._cell is None else (self._cell, self._n_calls)
 
 
 def _load_options(kind: type[LoadOptions], options: dict[str, object]) -> LoadOptions:

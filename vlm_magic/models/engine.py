@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -245,10 +245,8 @@ class _Run(BaseStreamer, StoppingCriteria):  # type: ignore[misc]  # transformer
             if settings.seed is not None:
                 stack.enter_context(torch.random.fork_rng())
                 torch.manual_seed(settings.seed)
-            try:
+            with suppress(Stopped):
                 output = model.generate(**inputs, **options)  # (B, T) int64
-            except Stopped:
-                pass
         if settings.beams > 1 and output is not None:
             self._take_all(output)
         tail = self._detokenizer.finish()

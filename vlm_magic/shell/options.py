@@ -70,8 +70,6 @@ def _seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
 
-
-
 ASK_OPTIONS = (
     Option(("-o", "--out"), "Put the text of the answer into this variable.", "NAME", _identifier),
     Option(("-c", "--conversation"), "Which conversation the turn belongs to; made when new.", "NAME"),
@@ -83,7 +81,9 @@ ASK_OPTIONS = (
     Option(("--top-p",), "Draw from the smallest set of tokens with this probability.", "P", float),
     Option(("--seed",), "Make random answers repeatable.", "N", int),
     Option(("--beams",), "Beams of a beam search (1, that is none).", "N", int),
-    Option(("--time-limit",), "Stop after this many seconds with what there is.", "S", _seconds, "time_limit_s"),
+    Option(
+        ("--time-limit",), "Stop after this many seconds with what there is.", "S", _seconds, "time_limit_s"
+    ),
     Option(("--raw",), "Take the text as it stands: no {variables}, no pictures in it."),
     Option(("--no-panel",), "Stream plain text instead of the panel."),
     Option(("--dry-run",), "Show what the model would be given, and generate nothing."),

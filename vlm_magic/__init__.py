@@ -1,0 +1,120 @@
+"""Vision-language models as a natural part of a notebook.
+
+    %load_ext vlm_magic
+    %vlm_load
+
+    %%vlm -o answer
+    What changed between {before} and {after}?
+
+The same in plain Python:
+
+    engine = vlm_magic.load()
+    session = vlm_magic.Session(engine)
+    print(session.ask("What is in ", picture, "?"))
+
+Importing this package imports neither torch nor transformers; loading a model does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_magic.errors import VLMError
+from vlm_magic.messages import Bill, Chunk, Engine, Picture, Reply, Settings, Text, Turn
+from vlm_magic.session import Session
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlm_magic.models.engine import LocalEngine
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bill",
+    "Chunk",
+    "Engine",
+    "Picture",
+    "Reply",
+    "Session",
+    "Settings",
+    "Text",
+    "Turn",
+    "VLMError",
+    "engine",
+    "load",
+    "load_ipython_extension",
+    "session",
+    "to_pil",
+    "unload_ipython_extension",
+]
+
+
+def load(model: str | Path = "starter", *, name: str | None = None, **options: object) -> LocalEngine:
+    """Load a model and keep it in this process; loading the same thing again costs nothing.
+
+    Args:
+        model: "starter" (the small trained model of this package), a folder, or an id on the hub.
+        name: how to call it; the model's own name if not given.
+        **options: dtype, quantize, attn, device, revision, …; see
+            `vlm_magic.models.loading.LoadOptions`.
+
+    Returns:
+        The engine, also what the magics use from now on.
+
+    Raises:
+        OptionError: an option that does not exist or fit.
+        ModelError: a model that is not there, is of the wrong kind, or does not load.
+    """
+    from vlm_magic.workspace import current
+
+    return current().load(model, name=name, **options)
+
+
+def engine(name: str | None = None) -> Engine:
+    """The engine that the magics use, or the loaded one of this name.
+
+    Raises:
+        ModelNotFoundError: nothing is loaded, or nothing of that name.
+    """
+    from vlm_magic.workspace import current
+
+    return current().engine(name)
+
+
+def session(name: str | None = None) -> Session:
+    """The conversation that the magics use now, or the one of this name (made when it is new)."""
+    from vlm_magic.workspace import current
+
+    return current().session(name)
+
+
+def to_pil(obj: object, *, allow_hosts: Sequence[str] = ()) -> Image.Image:
+    """Anything picture-like as an upright RGB `PIL.Image`; the original is never changed.
+
+    Args:
+        obj: a PIL image, array, tensor, figure, path, URL, data URI, bytes, ….
+        allow_hosts: private or local hosts that a URL may name.
+
+    Raises:
+        PictureError: it is none, cannot be found, fetched or decoded, or is too large.
+    """
+    from vlm_magic.inputs.pictures import to_pil as convert
+
+    return convert(obj, allow_hosts=allow_hosts)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Register the magics; called by ``%load_ext vlm_magic``."""
+    from vlm_magic.shell.magics import register
+
+    register(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take the hooks out again; called by ``%unload_ext vlm_magic``. Loaded models stay."""
+    from vlm_magic.shell.magics import unregister
+
+    unregister(shell)

@@ -1,0 +1,110 @@
+"""One call of ``%%vlm`` or ``%vlm``: from its line and text to one answer that is shown.
+
+The order matters: whatever can be wrong with the line and the prompt is found before a model is
+loaded, and the conversation changes only when there is an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_magic.errors import VLMError
+from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
+from vlm_magic.inputs.thumbnails import thumbnail_data_uri
+from vlm_magic.messages import Part, Text
+from vlm_magic.outputs.views import AnswerView, choose_view, show_bill
+from vlm_magic.session import Answer
+from vlm_magic.workspace import Workspace
+
+__all__ = ["AnswerInterrupted", "Call", "ask"]
+
+
+class AnswerInterrupted(KeyboardInterrupt):
+    """The kernel's interrupt ended an answer: shown as one line, and it ends a Run All."""
+
+    def _render_traceback_(self) -> list[str]:
+        return ["Interrupted: the answer so far is kept, the model stays loaded."]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a line asked for, apart from the settings of the answer."""
+
+    out: str | None = None
+    conversation: str | None = None
+    new: bool = False
+    model: str | None = None
+    raw: bool = False
+    no_panel: bool = False
+    dry_run: bool = False
+
+    @classmethod
+    def split(cls, values: Mapping[str, object]) -> tuple[Call, dict[str, object]]:
+        """The call, and the settings of the answer, from a line's parsed options."""
+        own = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
+        settings = {name: value for name, value in values.items() if name not in own}
+        return cls(**own), settings  # type: ignore[arg-type]
+
+
+def ask(
+    shell: Any, workspace: Workspace, values: Mapping[str, object], text: str, *, save_thumbnails: bool = True
+) -> None:
+    """Ask the model and show the answer; ``-o`` puts its text into the notebook."""
+    call, settings = Call.split(values)
+    parts: list[Part] = [Text(text)] if call.raw else resolve_parts(parse_prompt(text), shell.user_ns)
+    ensure_engine(workspace)
+    engine = workspace.engine(call.model)
+    if call.dry_run:
+        key = workspace.peek_key()
+        session = workspace.session_for(key, call.conversation)
+        bill = session.bill(*parts, key=key, fresh=call.new, engine=engine, **settings)
+        show_bill(bill, parts, thumbnail=thumbnail_data_uri)
+        return
+    key = workspace.next_key()
+    session = workspace.session_for(key, call.conversation, call.new)
+    view = choose_view(
+        shell, thumbnail=thumbnail_data_uri, plain=call.no_panel, save_thumbnails=save_thumbnails
+    )
+    answer = session.start(
+        parts,
+        key=key,
+        fresh=call.new,
+        engine=engine,
+        on_commit=lambda exchange: workspace.settle(session, exchange),
+        on_progress=view.progress,
+        **settings,
+    )
+    show(answer, view)
+    if call.out:
+        reply = answer.exchange.reply
+        shell.user_ns[call.out] = "" if reply is None else reply.text
+
+
+def show(answer: Answer, view: AnswerView) -> None:
+    """Let the answer run through the view, whatever happens on the way."""
+    try:
+        view.begin(answer.exchange, stop=answer.stop)
+        for chunk in answer:
+            view.push(chunk)
+    except KeyboardInterrupt:
+        answer.stop()
+        answer.wait()
+        view.finish(answer.exchange)
+        raise AnswerInterrupted from None
+    except VLMError as error:
+        view.fail(error)
+        raise
+    view.finish(answer.exchange)
+
+
+def ensure_engine(workspace: Workspace) -> None:
+    """Load the starter, and say so, where nothing is loaded."""
+    if workspace.has_engine:
+        return
+    from vlm_magic.models.loading import describe
+
+    engine = workspace.load()
+    assert engine.loaded is not None
+    print(f"No model was loaded, so this is the starter: {describe(engine.loaded)}")

@@ -1,0 +1,105 @@
+"""The magics: parse a line, make one call, show one result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+from traitlets import Bool
+
+from vlm_magic.errors import OptionError
+from vlm_magic.shell import asking, reports
+from vlm_magic.shell.cells import CellWatch
+from vlm_magic.shell.options import help_text, magic, parse_line, parse_options_only
+from vlm_magic.workspace import Workspace, current
+
+__all__ = ["VLMMagics", "register", "unregister"]
+
+
+@magics_class
+class VLMMagics(Magics):
+    """Vision-language models in the notebook. Settings: ``%config VLMMagics.NAME = value``."""
+
+    save_thumbnails = Bool(True, help="Keep small pictures in the saved notebook.").tag(config=True)
+
+    def __init__(self, shell: Any, workspace: Workspace) -> None:
+        super().__init__(shell)
+        self.workspace = workspace
+        self.watch = CellWatch(shell, workspace)
+
+    @no_var_expand
+    @cell_magic("vlm")
+    def vlm_cell(self, line: str, cell: str) -> None:
+        values = parse_options_only(line, magic("%%vlm").options, "%%vlm")
+        self._ask(values, cell.strip("\n"))
+
+    @no_var_expand
+    @line_magic("vlm")
+    def vlm_line(self, line: str) -> None:
+        values, prompt = parse_line(line, magic("%vlm").options)
+        self._ask(values, prompt)
+
+    @line_magic
+    def vlm_load(self, line: str) -> None:
+        row = magic("%vlm_load")
+        values, rest = parse_line(line, row.options)
+        model, _, more = rest.partition(" ")
+        values |= parse_options_only(more, row.options, "%vlm_load")
+        reports.show_load(self.workspace, model or "starter", values)
+
+    @line_magic
+    def vlm_status(self, line: str) -> None:
+        parse_options_only(line, (), "%vlm_status")
+        reports.show_status(self.workspace)
+
+    @line_magic
+    def vlm_unload(self, line: str) -> None:
+        reports.show_unload(self.workspace, line.strip() or None)
+
+    @line_magic
+    def vlm_history(self, line: str) -> None:
+        values = parse_options_only(line, magic("%vlm_history").options, "%vlm_history")
+        reports.show_history(self.workspace, _name(values), save_thumbnails=self.save_thumbnails)
+
+    @line_magic
+    def vlm_reset(self, line: str) -> None:
+        values = parse_options_only(line, magic("%vlm_reset").options, "%vlm_reset")
+        reports.show_reset(self.workspace, _name(values))
+
+    def _ask(self, values: dict[str, object], text: str) -> None:
+        asking.ask(self.shell, self.workspace, values, text, save_thumbnails=self.save_thumbnails)
+
+
+# The table is the one source of help: ``%%vlm?`` shows the docstring.
+for _function, _name_of_magic in (
+    (VLMMagics.vlm_cell, "%%vlm"),
+    (VLMMagics.vlm_line, "%vlm"),
+    (VLMMagics.vlm_load, "%vlm_load"),
+    (VLMMagics.vlm_status, "%vlm_status"),
+    (VLMMagics.vlm_unload, "%vlm_unload"),
+    (VLMMagics.vlm_history, "%vlm_history"),
+    (VLMMagics.vlm_reset, "%vlm_reset"),
+):
+    _function.__doc__ = help_text(_name_of_magic)
+
+
+def _name(values: dict[str, object]) -> str | None:
+    name = values.get("conversation")
+    if name is not None and not isinstance(name, str):
+        raise OptionError(f"{name!r} is no name of a conversation")
+    return name
+
+
+def register(shell: Any) -> None:
+    """Add the magics to a shell and follow its cells; once per shell."""
+    unregister(shell)
+    magics = VLMMagics(shell, current())
+    shell.register_magics(magics)
+    magics.watch.start()
+
+
+def unregister(shell: Any) -> None:
+    """Follow the shell's cells no longer."""
+    magics = shell.magics_manager.registry.get("VLMMagics")
+    if magics is not None:
+        magics.watch.stop()

@@ -1,0 +1,79 @@
+"""What the smaller magics say: loading, status, unloading, history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vlm_magic.inputs.thumbnails import thumbnail_data_uri
+from vlm_magic.outputs.views import show_conversation
+from vlm_magic.workspace import Workspace
+
+__all__ = ["show_history", "show_load", "show_reset", "show_status", "show_unload"]
+
+
+def show_load(workspace: Workspace, model: str, values: dict[str, object]) -> None:
+    """Load a model and say what was loaded, or that it was there already."""
+    from vlm_magic.models.loading import describe
+
+    name = values.pop("name", None)
+    resident = dict(workspace.engines)
+    path = Path(model).expanduser()
+    engine = workspace.load(
+        path if path.is_dir() else model,
+        name=None if name is None else str(name),
+        replace=name is None,
+        **values,
+    )
+    assert engine.loaded is not None
+    is_new = engine not in resident.values()
+    print(describe(engine.loaded) if is_new else f"{engine.name} is loaded already")
+
+
+def show_status(workspace: Workspace) -> None:
+    """Print each resident model and each conversation on a line."""
+    lines = [_model_line(name, engine, workspace) for name, engine in workspace.engines.items()]
+    lines = lines or ["no model is loaded; %vlm_load loads the starter"]
+    for name, session in workspace.sessions.items():
+        n = len(session.conversation)
+        n_stale = sum(exchange.is_stale for exchange in session.conversation)
+        stale = f", {n_stale} of them stale" if n_stale else ""
+        lines.append(f"conversation {name!r}: {n} turn{'s' * (n != 1)}{stale}")
+    print("\n".join(lines))
+
+
+def _model_line(name: str, engine: Any, workspace: Workspace) -> str:
+    from vlm_magic.models.engine import LocalEngine
+    from vlm_magic.models.loading import describe
+
+    mark = "*" if name == workspace.default_engine else " "
+    if not isinstance(engine, LocalEngine) or engine.loaded is None:
+        return f"{mark} {name}"
+    speed = f" · last {engine.last_reply.tokens_per_s:.0f} tokens/s" if engine.last_reply else ""
+    called = f"{name} = " if name != engine.loaded.name else ""
+    return f"{mark} {called}{describe(engine.loaded)}{speed}"
+
+
+def show_unload(workspace: Workspace, name: str | None) -> None:
+    """Unload a model and say what came back."""
+    key = name or workspace.default_engine
+    n_bytes = workspace.unload(name)
+    print(f"{key} unloaded, {n_bytes / 1e6:.0f} MB given back")
+
+
+def show_history(workspace: Workspace, name: str | None, *, save_thumbnails: bool) -> None:
+    """Show a conversation as it would be saved."""
+    conversation = workspace.known_session(name).conversation
+    show_conversation(
+        conversation.exchanges,
+        conversation.name,
+        thumbnail=thumbnail_data_uri,
+        save_thumbnails=save_thumbnails,
+    )
+
+
+def show_reset(workspace: Workspace, name: str | None) -> None:
+    """Forget a conversation and say how much it was."""
+    session = workspace.known_session(name)
+    n = session.reset()
+    print(f"conversation {session.conversation.name!r}: {n} turn{'s' * (n != 1)} forgotten")
