@@ -32,6 +32,8 @@ __all__ = [
     "Settings",
     "Text",
     "Turn",
+    "Turns",
+    "turns_now",
 ]
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
@@ -106,6 +108,15 @@ class Turn:
     def pictures(self) -> tuple[Picture, ...]:
         """The pictures alone, in their order."""
         return tuple(part for part in self.parts if isinstance(part, Picture))
+
+
+Turns: TypeAlias = Sequence[Turn] | Callable[[], Sequence[Turn]]
+"""The turns of a prompt, or a function that gives them when the answer's time has come."""
+
+
+def turns_now(turns: Turns) -> tuple[Turn, ...]:
+    """The turns as they are now; an answer that waited in line sees what was said meanwhile."""
+    return tuple(turns() if callable(turns) else turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,13 +365,15 @@ class Engine(Protocol):
 
     def start(
         self,
-        turns: Sequence[Turn],
+        turns: Turns,
         settings: Settings,
         *,
         on_end: Callable[[Reply], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Generating:
         """Queue an answer to ``turns`` (the last one is the question) and return at once.
+
+        ``turns`` given as a function are looked up when the answer's time has come.
 
         ``on_end`` is called by the worker itself with the reply, partial or whole, before the last
         chunk is handed out, so that an interrupted caller loses nothing. It is not called when the

@@ -28,6 +28,7 @@ from vlm_magic.messages import (
     Reply,
     Settings,
     Text,
+    Turn,
 )
 
 __all__ = ["Answer", "Session", "to_parts"]
@@ -162,7 +163,9 @@ class Session:
             if on_commit is not None:
                 on_commit(answer.exchange)
 
-        turns = self.conversation.turns_for(exchange, fresh=fresh)
+        def turns() -> tuple[Turn, ...]:
+            return self.conversation.turns_for(exchange, fresh=fresh)
+
         return answer._is_made_by(
             answering.start(turns, exchange.settings, on_end=commit, on_progress=on_progress)
         )

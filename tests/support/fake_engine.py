@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from vlm_magic.messages import Bill, Chunk, Picture, Progress, Reply, Settings, Text, Turn
+from vlm_magic.messages import Bill, Chunk, Picture, Progress, Reply, Settings, Text, Turn, Turns, turns_now
 from vlm_magic.models.generation import Generation, WorkQueue
 
 
@@ -36,16 +36,16 @@ class FakeEngine:
 
     def start(
         self,
-        turns: Sequence[Turn],
+        turns: Turns,
         settings: Settings,
         *,
         on_end: Callable[[Reply], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Generation:
         """Queue the next scripted answer."""
-        shown = tuple(turns)
 
         def work(generation: Generation) -> Reply:
+            shown = turns_now(turns)
             self.history.append((shown, settings))
             self.started.set()
             scripted = self.replies.pop(0) if self.replies else shown[-1].text

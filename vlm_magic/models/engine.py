@@ -17,7 +17,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation.streamers import BaseStreamer
 
 from vlm_magic.errors import ContextLengthError, GenerationError, ModelError, VLMError
-from vlm_magic.messages import Bill, Chunk, FinishReason, Progress, Reply, Settings, Turn
+from vlm_magic.messages import Bill, Chunk, FinishReason, Progress, Reply, Settings, Turn, Turns, turns_now
 from vlm_magic.models import families, memory
 from vlm_magic.models.detokenizer import Detokenizer
 from vlm_magic.models.generation import Generation, Stopped, WorkQueue
@@ -65,7 +65,7 @@ class LocalEngine:
 
     def start(
         self,
-        turns: Sequence[Turn],
+        turns: Turns,
         settings: Settings | None = None,
         *,
         on_end: Callable[[Reply], None] | None = None,
@@ -73,20 +73,24 @@ class LocalEngine:
     ) -> Generation:
         """Queue an answer to ``turns`` (the last one is the question) and return at once.
 
+        ``turns`` given as a function are looked up when the answer's time has come.
+
         Raises:
             ModelError: the engine was closed.
         """
         self._resident()
-        shown, how = tuple(turns), settings or Settings()
+        how = settings or Settings()
         return self._queue.submit(
-            lambda generation: self._answer(generation, shown, how), on_end=on_end, on_progress=on_progress
+            lambda generation: self._answer(generation, turns_now(turns), how),
+            on_end=on_end,
+            on_progress=on_progress,
         )
 
-    def stream(self, turns: Sequence[Turn], settings: Settings | None = None) -> Iterator[Chunk]:
+    def stream(self, turns: Turns, settings: Settings | None = None) -> Iterator[Chunk]:
         """The chunks of an answer; the last one carries the reply. Closing the iterator stops it."""
         yield from self.start(turns, settings)
 
-    def generate(self, turns: Sequence[Turn], settings: Settings | None = None) -> Reply:
+    def generate(self, turns: Turns, settings: Settings | None = None) -> Reply:
         """The whole answer."""
         generation = self.start(turns, settings)
         for _ in generation:

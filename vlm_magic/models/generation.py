@@ -183,9 +183,7 @@ class WorkQueue:
             self._thread.join(timeout=30)
 
 
-def _work_off(
-    jobs: SimpleQueue[Generation | None], waiting: deque[Generation], lock: threading.Lock
-) -> None:
+def _work_off(jobs: SimpleQueue[Generation | None], waiting: deque[Generation], lock: threading.Lock) -> None:
     """The worker: holds no reference to its queue, so that an unused engine can be collected."""
     while (generation := jobs.get()) is not None:
         generation.run()

@@ -1,0 +1,113 @@
+"""The notebook is the conversation: a re-run replaces in place, later turns stay and become stale."""
+
+from __future__ import annotations
+
+import pytest
+
+from vlm_magic.conversation import CellKey, Conversation
+from vlm_magic.errors import ConversationError
+from vlm_magic.messages import Exchange, Reply, Settings, Text
+
+
+def say(
+    conversation: Conversation, text: str, key: CellKey | None = None, answer: str = "", fresh: bool = False
+) -> Exchange:
+    draft = conversation.draft((Text(text),), Settings(), key)
+    return conversation.commit(draft, Reply(answer or f"re {text}"), fresh=fresh)
+
+
+def shown(conversation: Conversation, text: str, key: CellKey | None = None) -> list[str]:
+    draft = conversation.draft((Text(text),), Settings(), key)
+    return [turn.text for turn in conversation.turns_for(draft)]
+
+
+@pytest.fixture
+def three() -> Conversation:
+    conversation = Conversation()
+    for name in "abc":
+        say(conversation, name, (name, 0))
+    return conversation
+
+
+def test_a_new_cell_sees_all_turns_before_it(three: Conversation) -> None:
+    """In the order in which the cells were first run."""
+    assert shown(three, "d", ("d", 0)) == ["a", "re a", "b", "re b", "c", "re c", "d"]
+
+
+def test_running_a_cell_again_replaces_its_turn_and_marks_later_ones_stale(three: Conversation) -> None:
+    """The earlier answer stays as an alternative; nothing is lost."""
+    assert shown(three, "b2", ("b", 0)) == ["a", "re a", "b2"]
+    done = say(three, "b2", ("b", 0))
+    assert [e.parts[0].text for e in three] == ["a", "b2", "c"]  # type: ignore[union-attr]
+    assert [e.is_stale for e in three] == [False, False, True]
+    assert [reply.text for reply in done.alternatives] == ["re b"]
+
+
+def test_run_all_twice_gives_the_same_conversation_as_once(three: Conversation) -> None:
+    """Each turn once, none of them stale."""
+    before = [(e.parts, e.reply, e.key) for e in three]
+    for name in "abc":
+        say(three, name, (name, 0))
+    assert [(e.parts, e.reply, e.key) for e in three] == before
+    assert not any(e.is_stale for e in three)
+
+
+def test_a_draft_changes_nothing(three: Conversation) -> None:
+    """A call that fails leaves the conversation as it was."""
+    before = three.exchanges
+    three.draft((Text("b2"),), Settings(), ("b", 0))
+    assert three.exchanges == before
+    assert not any(e.is_stale for e in three)
+
+
+def test_ids_are_new_on_every_run(three: Conversation) -> None:
+    """A late stop for the earlier run can never hit the next one."""
+    first = three.exchanges[1].id
+    assert say(three, "b", ("b", 0)).id != first
+    assert three.find(three.exchanges[1].id).key == ("b", 0)
+    with pytest.raises(ConversationError, match=first):
+        three.find(first)
+
+
+def test_without_a_cell_id_turns_are_appended() -> None:
+    """As in a terminal."""
+    conversation = Conversation()
+    for _ in range(2):
+        say(conversation, "same")
+    assert len(conversation) == 2
+
+
+def test_a_question_stopped_before_its_first_word_is_not_shown_to_the_model() -> None:
+    """Templates want the roles to alternate."""
+    conversation = Conversation()
+    draft = conversation.draft((Text("cut"),), Settings(), ("a", 0))
+    conversation.commit(draft, Reply("", finish_reason="interrupted"))
+    assert shown(conversation, "next") == ["next"]
+    assert len(conversation) == 1
+
+
+def test_a_shorter_loop_drops_the_turns_it_no_longer_makes() -> None:
+    """What came after them becomes stale."""
+    conversation = Conversation()
+    for n in range(3):
+        say(conversation, f"loop {n}", ("a", n))
+    say(conversation, "after", ("b", 0))
+    assert conversation.drop_calls("a", 1) == 2
+    assert [(e.key, e.is_stale) for e in conversation] == [(("a", 0), False), (("b", 0), True)]
+
+
+def test_a_fresh_start_begins_with_its_question_alone(three: Conversation) -> None:
+    """The cell's own earlier answer stays as its alternative."""
+    draft = three.draft((Text("b"),), Settings(), ("b", 0))
+    assert [turn.text for turn in three.turns_for(draft, fresh=True)] == ["b"]
+    done = three.commit(draft, Reply("again"), fresh=True)
+    assert three.exchanges == (done,)
+    assert [reply.text for reply in done.alternatives] == ["re b"]
+
+
+def test_system_text_stands_before_the_conversation(three: Conversation) -> None:
+    """It is a setting of the question, not a turn that stays."""
+    draft = three.draft((Text("d"),), Settings(system="Be brief."), ("d", 0))
+    turns = three.turns_for(draft)
+    assert (turns[0].role, turns[0].text) == ("system", "Be brief.")
+    assert "Be brief." not in shown(three, "e")
