@@ -103,11 +103,3 @@ def test_a_fresh_start_begins_with_its_question_alone(three: Conversation) -> No
     done = three.commit(draft, Reply("again"), fresh=True)
     assert three.exchanges == (done,)
     assert [reply.text for reply in done.alternatives] == ["re b"]
-
-
-def test_system_text_stands_before_the_conversation(three: Conversation) -> None:
-    """It is a setting of the question, not a turn that stays."""
-    draft = three.draft((Text("d"),), Settings(system="Be brief."), ("d", 0))
-    turns = three.turns_for(draft)
-    assert (turns[0].role, turns[0].text) == ("system", "Be brief.")
-    assert "Be brief." not in shown(three, "e")

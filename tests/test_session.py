@@ -60,8 +60,8 @@ def test_a_follow_up_is_shown_what_was_said_with_the_picture_at_its_turn(red: Im
     session.ask("What colour?", red)
     session.ask("Sure?")
     turns, settings = engine.history[1]
-    assert [turn.role for turn in turns] == ["system", "user", "assistant", "user"]
-    assert [len(turn.pictures) for turn in turns] == [0, 1, 0, 0]
+    assert [turn.role for turn in turns] == ["user", "assistant", "user"]
+    assert [len(turn.pictures) for turn in turns] == [1, 0, 0]
     assert settings.system == "Be brief."
 
 
@@ -123,7 +123,8 @@ def test_the_bill_costs_nothing_and_is_no_turn(red: Image.Image) -> None:
     """It generates nothing."""
     engine = FakeEngine()
     session = vlm_magic.Session(engine)
-    bill = session.bill("what is ", red)
+    bill, pictures = session.bill("what is ", red)
     assert bill.picture_tokens == (1,)
+    assert [picture.size_px for picture in pictures] == [(8, 6)]
     assert len(session.conversation) == 0
     assert engine.history == []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from vlm_magic.errors import ConversationError
-from vlm_magic.messages import Exchange, Part, Reply, Settings, Text, Turn
+from vlm_magic.messages import Exchange, Part, Reply, Settings, Turn
 
 __all__ = ["CellKey", "Conversation"]
 
@@ -88,8 +88,7 @@ class Conversation:
             position = 0 if fresh else self._position(exchange.key)
             before = self._exchanges[: len(self._exchanges) if position is None else position]
         shown = [turn for earlier in before if earlier.reply and earlier.reply.text for turn in earlier.turns]
-        system = (Turn("system", (Text(exchange.settings.system),)),) if exchange.settings.system else ()
-        return (*system, *shown, Turn("user", exchange.parts))
+        return (*shown, Turn("user", exchange.parts))
 
     def commit(self, exchange: Exchange, reply: Reply, *, fresh: bool = False) -> Exchange:
         """Put the answered exchange at its place: over the cell's earlier one, or at the end.

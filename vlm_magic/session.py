@@ -117,14 +117,16 @@ class Session:
         fresh: bool = False,
         engine: Engine | None = None,
         **settings: object,
-    ) -> Bill:
-        """What the model would be given for this question, and its cost; generates nothing.
+    ) -> tuple[Bill, tuple[Picture, ...]]:
+        """What the model would be given for this question, its cost, and all pictures of the prompt.
 
-        Arguments are those of `start`.
+        Generates nothing. Arguments are those of `start`; the pictures are in the order of the
+        bill's ``picture_tokens``, those of earlier turns first.
         """
         exchange = self.draft(to_parts(parts), self.settings.updated(settings), key)
         turns = self.conversation.turns_for(exchange, fresh=fresh)
-        return self._engine(engine).bill(turns, exchange.settings)
+        pictures = tuple(picture for turn in turns for picture in turn.pictures)
+        return self._engine(engine).bill(turns, exchange.settings), pictures
 
     def draft(self, parts: Sequence[Part], settings: Settings, key: CellKey | None = None) -> Exchange:
         """The question as an exchange that is not part of the conversation yet."""

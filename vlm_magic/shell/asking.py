@@ -14,7 +14,8 @@ from vlm_magic.errors import VLMError
 from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
 from vlm_magic.messages import Part, Text
-from vlm_magic.outputs.views import AnswerView, choose_view, show_bill
+from vlm_magic.outputs.bill import bill_bundle
+from vlm_magic.outputs.views import AnswerView, choose_view
 from vlm_magic.session import Answer
 from vlm_magic.workspace import Workspace
 
@@ -59,13 +60,18 @@ def ask(
     if call.dry_run:
         key = workspace.peek_key()
         session = workspace.session_for(key, call.conversation)
-        bill = session.bill(*parts, key=key, fresh=call.new, engine=engine, **settings)
-        show_bill(bill, parts, thumbnail=thumbnail_data_uri)
+        bill, pictures = session.bill(*parts, key=key, fresh=call.new, engine=engine, **settings)
+        show_bundle(bill_bundle(bill, pictures, thumbnail_data_uri))
         return
     key = workspace.next_key()
     session = workspace.session_for(key, call.conversation, call.new)
+    stop = _StopButton()
     view = choose_view(
-        shell, thumbnail=thumbnail_data_uri, plain=call.no_panel, save_thumbnails=save_thumbnails
+        use_panel=not call.no_panel,
+        thumbnail=thumbnail_data_uri,
+        save_thumbnails=save_thumbnails,
+        model=engine.name,
+        on_action=stop.press,
     )
     answer = session.start(
         parts,
@@ -76,16 +82,29 @@ def ask(
         on_progress=view.progress,
         **settings,
     )
+    stop.answer = answer
     show(answer, view)
     if call.out:
         reply = answer.exchange.reply
         shell.user_ns[call.out] = "" if reply is None else reply.text
 
 
+class _StopButton:
+    """Passes the panel's Stop on to the answer that it is about, and to no later one."""
+
+    def __init__(self) -> None:
+        self.answer: Answer | None = None
+
+    def press(self, action: Mapping[str, object]) -> None:
+        """Called by the panel with what the person did, from any thread."""
+        if self.answer is not None and action.get("kind") == "stop":
+            self.answer.stop()
+
+
 def show(answer: Answer, view: AnswerView) -> None:
     """Let the answer run through the view, whatever happens on the way."""
     try:
-        view.begin(answer.exchange, stop=answer.stop)
+        view.begin(answer.exchange)
         for chunk in answer:
             view.push(chunk)
     except KeyboardInterrupt:
@@ -93,10 +112,21 @@ def show(answer: Answer, view: AnswerView) -> None:
         answer.wait()
         view.finish(answer.exchange)
         raise AnswerInterrupted from None
-    except VLMError as error:
-        view.fail(error)
+    except VLMError:
+        view.fail()
         raise
     view.finish(answer.exchange)
+
+
+def show_bundle(bundle: Mapping[str, str]) -> None:
+    """Show a mimebundle in a notebook, or its plain text in a terminal."""
+    from IPython.core.getipython import get_ipython
+    from IPython.display import display
+
+    if getattr(get_ipython(), "kernel", None) is None:
+        print(bundle["text/plain"])
+    else:
+        display(dict(bundle), raw=True)
 
 
 def ensure_engine(workspace: Workspace) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
-from vlm_magic.outputs.views import show_conversation
+from vlm_magic.outputs.transcript import conversation_bundle
+from vlm_magic.shell.asking import show_bundle
 from vlm_magic.workspace import Workspace
 
 __all__ = ["show_history", "show_load", "show_reset", "show_status", "show_unload"]
@@ -64,12 +65,8 @@ def show_unload(workspace: Workspace, name: str | None) -> None:
 def show_history(workspace: Workspace, name: str | None, *, save_thumbnails: bool) -> None:
     """Show a conversation as it would be saved."""
     conversation = workspace.known_session(name).conversation
-    show_conversation(
-        conversation.exchanges,
-        conversation.name,
-        thumbnail=thumbnail_data_uri,
-        save_thumbnails=save_thumbnails,
-    )
+    thumbnail = thumbnail_data_uri if save_thumbnails else None
+    show_bundle(conversation_bundle(conversation.exchanges, conversation.name, thumbnail=thumbnail))
 
 
 def show_reset(workspace: Workspace, name: str | None) -> None:

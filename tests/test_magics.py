@@ -1,0 +1,193 @@
+"""The magics in a real IPython shell (a terminal one), with a scripted engine behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_engine import FakeEngine
+from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
+
+import vlm_magic
+from vlm_magic import workspace
+from vlm_magic.errors import VLMError
+from vlm_magic.messages import Picture, Text
+from vlm_magic.shell.options import MAGICS
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    fresh = workspace.Workspace()
+    monkeypatch.setattr(workspace, "_current", fresh)
+    fake = FakeEngine()
+    fresh.add_engine("fake", fake)
+    return fake
+
+
+@pytest.fixture
+def shell(engine: FakeEngine) -> Iterator[Any]:
+    shell = InteractiveShell()
+    shell.run_line_magic("load_ext", "vlm_magic")
+    yield shell
+    shell.run_line_magic("unload_ext", "vlm_magic")
+
+
+def run(shell: Any, source: str) -> Any:
+    """Run a cell; its error, if any."""
+    result = shell.run_cell(source, store_history=True)
+    return result.error_in_exec or result.error_before_exec
+
+
+def last_turn(engine: FakeEngine) -> list[Any]:
+    parts = engine.history[-1][0][-1].parts
+    return [part.name if isinstance(part, Picture) else part.text for part in parts]
+
+
+def test_a_cell_puts_variables_at_their_place_and_prints_the_answer(
+    shell: Any, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The terminal gets the words, no widget's noise."""
+    shell.user_ns.update(before=Image.new("RGB", (8, 8)), after=Image.new("RGB", (8, 8), "red"), n=2)
+    engine.enqueue("The colour changed.")
+    assert run(shell, "%%vlm -o answer\nWhat {n} things changed between {before} and {after}?") is None
+    assert last_turn(engine) == ["What 2 things changed between ", "before", " and ", "after", "?"]
+    assert shell.user_ns["answer"] == "The colour changed."
+    out = capsys.readouterr().out
+    assert "The colour changed." in out
+    assert "object at 0x" not in out
+
+
+def test_a_line_takes_its_prompt_as_it_stands(shell: Any, engine: FakeEngine) -> None:
+    """IPython expands nothing in it: quotes, dollars and braces are the person's."""
+    shell.user_ns.update(name="secret", cat=Image.new("RGB", (8, 8)))
+    assert run(shell, """%vlm --max-tokens 7 what's "in" {cat}, $name -o or ![x]?""") is None
+    assert last_turn(engine) == ["""what's "in" """, "cat", ", $name -o or ![x]?"]
+    assert engine.history[-1][1].max_tokens == 7
+
+
+def test_raw_takes_the_text_as_it_stands(shell: Any, engine: FakeEngine) -> None:
+    """No variables, no pictures."""
+    shell.user_ns["x"] = 3
+    assert run(shell, "%%vlm --raw\n{x} ![](cat.png)") is None
+    assert engine.history[-1][0][-1].parts == (Text("{x} ![](cat.png)"),)
+
+
+def test_every_setting_reaches_the_engine(shell: Any, engine: FakeEngine) -> None:
+    """Under the names that plain Python uses."""
+    assert (
+        run(shell, "%%vlm --system 'be brief' --temperature 0.5 --top-p .9 --seed 3 --time-limit 4\nhi")
+        is None
+    )
+    settings = engine.history[-1][1]
+    assert (settings.system, settings.temperature, settings.top_p) == ("be brief", 0.5, 0.9)
+    assert (settings.seed, settings.time_limit_s) == (3, 4.0)
+    assert run(shell, "%%vlm --beams 2\nhi") is None
+    assert engine.history[-1][1].beams == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "part"),
+    [
+        ("%%vlm\nWhat is in {catt}?", "PictureNotFoundError", "cat"),
+        ("%%vlm\n![](no/such.png)", "PictureNotFoundError", "such.png"),
+        ("%%vlm --max-token 5\nhi", "OptionError", "--max-tokens"),
+        ("%%vlm --top-p 2\nhi", "OptionError", "top_p"),
+        ("%%vlm hello\nhi", "OptionError", "below the line"),
+        ("%%vlm\n   ", "PromptError", "empty"),
+        ("%%vlm -m fakes\nhi", "ModelNotFoundError", "fake"),
+        ("%vlm_history -c nope", "ConversationError", "main"),
+        ("%vlm_load /no/such/folder", "ModelNotFoundError", "/no/such/folder"),
+        ("%vlm_load --dtyp float32", "OptionError", "--dtype"),
+    ],
+)
+def test_an_error_is_three_lines_and_costs_nothing(
+    shell: Any, engine: FakeEngine, capsys: pytest.CaptureFixture[str], source: str, kind: str, part: str
+) -> None:
+    """The conversation is as before and the next cell works."""
+    shell.user_ns["cat"] = Image.new("RGB", (8, 8))
+    run(shell, "%%vlm\nfirst")
+    before = workspace.current().session("main").conversation.exchanges
+    capsys.readouterr()
+    error = run(shell, source)
+    assert isinstance(error, VLMError)
+    assert type(error).__name__ == kind
+    assert part in str(error)
+    shown = capsys.readouterr()
+    assert len((shown.out + shown.err).strip().splitlines()) <= 3, "no wall of traceback"
+    assert workspace.current().session("main").conversation.exchanges == before
+    assert run(shell, "%%vlm\nnext") is None
+
+
+def test_status_history_and_reset_tell_what_there_is(
+    shell: Any, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each says its part in plain words."""
+    engine.enqueue("Two cats.")
+    run(shell, "%%vlm\nhow many?")
+    capsys.readouterr()
+    run(shell, "%vlm_status")
+    status = capsys.readouterr().out
+    assert "fake" in status
+    assert "conversation 'main': 1 turn" in status
+    run(shell, "%vlm_history")
+    history = capsys.readouterr().out
+    assert "how many?" in history
+    assert "Two cats." in history
+    run(shell, "%vlm_reset")
+    assert "1 turn forgotten" in capsys.readouterr().out
+    assert len(workspace.current().session("main").conversation) == 0
+
+
+def test_a_dry_run_shows_the_bill_and_asks_nothing(
+    shell: Any, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No turn, no tokens."""
+    shell.user_ns["cat"] = Image.new("RGB", (8, 6))
+    assert run(shell, "%%vlm --dry-run\nWhat is in {cat}?") is None
+    out = capsys.readouterr().out
+    assert "token" in out
+    assert "cat" in out
+    assert engine.history == []
+    assert len(workspace.current().session("main").conversation) == 0
+
+
+def test_line_magic_calls_work_in_a_loop(shell: Any, engine: FakeEngine) -> None:
+    """As people write them in code."""
+    shell.user_ns["shell"] = shell
+    assert run(shell, "for i in range(3):\n    shell.run_line_magic('vlm', f'number {i}')") is None
+    assert [history[0][-1].text for history in engine.history] == ["number 0", "number 1", "number 2"]
+
+
+def test_vlm_load_expands_variables(shell: Any, tmp_path: Path) -> None:
+    """So that a loop over checkpoints works."""
+    shell.user_ns["name"] = str(tmp_path / "missing")
+    error = run(shell, "%vlm_load {name}")
+    assert str(tmp_path / "missing") in str(error)
+
+
+@pytest.mark.parametrize("row", MAGICS, ids=lambda row: row.name)
+def test_every_magic_of_the_table_is_registered_and_documented(shell: Any, row: Any) -> None:
+    """``%%vlm?`` shows the table's text."""
+    kind = "cell" if row.name.startswith("%%") else "line"
+    function = shell.find_magic(row.name.lstrip("%"), kind)
+    assert function is not None
+    assert row.summary in function.__doc__
+
+
+def test_plain_python_shares_what_the_magics_use(shell: Any, engine: FakeEngine) -> None:
+    """vlm_magic.engine() and vlm_magic.session()."""
+    run(shell, "%%vlm\nfrom a cell")
+    assert vlm_magic.engine() is engine
+    vlm_magic.session().ask("from Python")
+    assert len(vlm_magic.session().conversation) == 2
+
+
+def test_loading_the_extension_twice_counts_cells_once(shell: Any, engine: FakeEngine) -> None:
+    """A re-run of the first cell is common."""
+    run(shell, "%reload_ext vlm_magic")
+    run(shell, "%load_ext vlm_magic")
+    run(shell, "%%vlm\nonce")
+    assert len(engine.history) == 1
