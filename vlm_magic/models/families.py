@@ -78,6 +78,8 @@ class Family:
         silent_words: tokens that must never be generated, beside the image tokens.
         control_pattern: regular expression of further control words.
         is_float16_safe: whether its activations are known to stay within float16.
+        stand_in_processor: class to use where the family's own needs packages that are not there.
+        has_own_dialogue: whether `lay_out` writes dialogues without a chat template.
     """
 
     name: str
@@ -94,6 +96,8 @@ class Family:
     silent_words: tuple[str, ...] = ()
     control_pattern: str = ""
     is_float16_safe: bool = False
+    stand_in_processor: str = ""
+    has_own_dialogue: bool = False
 
 
 DEFAULT = Family("generic")

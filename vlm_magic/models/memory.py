@@ -1,32 +1,305 @@
-"""What a model holds, what there is, what it will need."""
+"""What a model holds, what is free, how memory comes back, and what running out of it looks like.
+
+Knows tensors and allocators; knows nothing of prompts or checkpoints. Neighbours: `estimate` says what a load will
+need, `loading` and `engine` turn allocator errors into ours through `out_of_memory`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import ctypes
+import gc
+import os
+import sys
+import traceback
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["real_bytes"]
+import torch
+
+from vlm_magic.errors import OutOfMemoryError, shorten
+
+if TYPE_CHECKING:
+    from vlm_magic.models.loading import Loaded
+
+__all__ = [
+    "free_bytes",
+    "is_out_of_memory",
+    "out_of_memory",
+    "real_bytes",
+    "release",
+    "size_words",
+    "to_device",
+]
+
+_ALLOCATOR_WORDS = (
+    "out of memory",  # CUDA, MPS, HIP
+    "can't allocate memory",  # torch's CPU allocator
+    "cannot allocate memory",  # the operating system
+    "not enough memory",  # torch's CPU allocator on Windows
+    "std::bad_alloc",
+    "failed to allocate",
+)
+_NO_LIMIT = 1 << 60  # cgroups write a number of about this size for "no limit"
+
+
+def size_words(n_bytes: int) -> str:
+    """``5 MB``, ``1.3 GB``: decimal units, as transformers and the hub count."""
+    if n_bytes >= 10**9:
+        return f"{n_bytes / 1e9:.1f} GB"
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 10**7 else f"{n_bytes / 1e6:.0f} MB"
+
+
+# ---- what a model holds ------------------------------------------------------------------------
 
 
 def real_bytes(model: Any) -> int:
-    """Bytes of all tensors of a model, shared ones once, quantised ones as they are stored."""
-    seen: dict[int, int] = {}
-    for tensor in _tensors(model):
-        storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
+    """Bytes of all tensors of a model, shared storages once, quantised tensors as they are stored.
+
+    transformers' own figure is wrong for Quanto and torchao: their tensors claim the size of what they stand for.
+    """
+    seen: dict[tuple[str, int], int] = {}
+    for tensor in _tensors_of(model):
+        for part in _stored(tensor):
+            if part.device.type != "meta":
+                storage = part.untyped_storage()
+                seen[(str(part.device), storage.data_ptr())] = storage.nbytes()
     return sum(seen.values())
 
 
-def _tensors(model: Any) -> Iterator[Any]:
-    for tensor in [*model.parameters(), *model.buffers()]:
-        yield from _inner(tensor)
+def _tensors_of(model: Any) -> Iterator[Any]:
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        state = getattr(module, "state", None)  # bitsandbytes moves 8-bit weights here on first use
+        for name in ("CB", "SCB"):
+            value = getattr(state, name, None)
+            if isinstance(value, torch.Tensor):
+                yield value
 
 
-def _inner(tensor: Any) -> Iterator[Any]:
-    """A plain tensor itself; the parts of a tensor subclass such as Quanto's."""
+def _stored(tensor: Any) -> Iterator[torch.Tensor]:
+    """The plain tensors behind a tensor: itself, the parts of a subclass, the scales of bitsandbytes."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
         for name in names:
-            yield from _inner(getattr(tensor, name))
-    else:
-        yield tensor
+            yield from _stored(getattr(tensor, name))
+        return
+    yield tensor
+    for name in ("CB", "SCB"):
+        value = getattr(tensor, name, None)
+        if isinstance(value, torch.Tensor):
+            yield value
+    yield from _scales(getattr(tensor, "quant_state", None))
+
+
+def _scales(state: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a bitsandbytes quantisation state, its nested one included."""
+    if state is None:
+        return
+    for name in ("absmax", "code", "offset"):
+        value = getattr(state, name, None)
+        if isinstance(value, torch.Tensor):
+            yield value
+    yield from _scales(getattr(state, "state2", None))
+
+
+# ---- what is free ------------------------------------------------------------------------------
+
+
+def free_bytes(device: str) -> int:
+    """Bytes that can still be taken on a device ("spread": all GPUs; "offload": GPUs and the CPU)."""
+    if device in ("spread", "offload"):
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+        total = sum(_free_on_gpu(f"cuda:{i}") for i in gpus)
+        return total + (_free_on_cpu() if device == "offload" else 0)
+    if device.startswith("cuda"):
+        return _free_on_gpu(device)
+    if device == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return _free_on_cpu()
+
+
+def _free_on_gpu(device: str) -> int:
+    """Free for anybody, and what this process's allocator has kept without using it."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
+def _free_on_cpu() -> int:
+    """The least of what the machine, the control group and the process's own limit leave."""
+    return min(limit for limit in (_available(), _left_in_cgroup(), _left_in_rlimit()) if limit is not None)
+
+
+def _available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:  # macOS and Windows; ipykernel brings it
+        import psutil  # type: ignore[import-untyped]
+    except ImportError:
+        return _NO_LIMIT
+    return int(psutil.virtual_memory().available)
+
+
+def _left_in_cgroup() -> int | None:
+    for limit, used, stat in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+            "/sys/fs/cgroup/memory/memory.stat",
+        ),
+    ):
+        try:
+            n_limit = int(Path(limit).read_text("ascii"))
+            n_used = int(Path(used).read_text("ascii"))
+            fields = dict(line.split() for line in Path(stat).read_text("ascii").splitlines())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        if n_limit < _NO_LIMIT:  # cached file pages are given back on demand
+            return max(0, n_limit - n_used + int(fields.get("inactive_file", 0)))
+    return None
+
+
+def _left_in_rlimit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        return None
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    return max(0, soft - pages * resource.getpagesize())
+
+
+# ---- moving and giving back --------------------------------------------------------------------
+
+
+def to_device(inputs: Mapping[str, Any], loaded: Loaded) -> dict[str, Any]:
+    """The inputs where the model is, floating point ones in its type."""
+    device = loaded.device
+    dtype: torch.dtype = getattr(torch, loaded.dtype)
+    return {
+        name: value.to(device, dtype if value.is_floating_point() else None)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in inputs.items()
+    }
+
+
+def release(loaded: Loaded) -> int:
+    """Unload: drop model and processor and give their memory back.
+
+    Returns:
+        Bytes that came back. Less than the model held where something else still holds a part of it, for example
+        a variable of the person's.
+    """
+    model, device = loaded.model, loaded.device
+    if model is None:
+        return 0
+    held = [(weakref.ref(t), _stored_bytes(t)) for t in {id(t): t for t in _tensors_of(model)}.values()]
+    _take_off_hooks(model)
+    loaded.model = loaded.processor = None
+    loaded.__dict__.pop("control", None)
+    del model
+    give_back(device)
+    return sum(n for ref, n in held if ref() is None)
+
+
+def _stored_bytes(tensor: Any) -> int:
+    return sum(part.untyped_storage().nbytes() for part in _stored(tensor) if part.device.type != "meta")
+
+
+def _take_off_hooks(model: Any) -> None:
+    """Take accelerate's hooks off: they hold the weights of parts that lie on the CPU."""
+    if getattr(model, "hf_device_map", None):
+        from accelerate.hooks import remove_hook_from_submodules
+
+        remove_hook_from_submodules(model)
+
+
+def give_back(device: str = "cpu") -> None:
+    """Let go of what nothing refers to, in Python, in torch's caches and in the C library's heap."""
+    gc.collect()
+    if device.startswith("cuda") or device in ("spread", "offload"):
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    elif device == "mps":
+        torch.mps.empty_cache()
+    if sys.platform.startswith("linux"):
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (AttributeError, OSError):  # musl has none
+            pass
+
+
+# ---- running out -------------------------------------------------------------------------------
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is an allocator's."""
+    for cause in _chain(error):
+        if isinstance(cause, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if isinstance(cause, (RuntimeError, OSError)):
+            words = str(cause).lower()
+            if any(word in words for word in _ALLOCATOR_WORDS):
+                return True
+    return False
+
+
+def out_of_memory(
+    error: BaseException, loaded: Loaded | None = None, *, what: str, hint: str = ""
+) -> OutOfMemoryError:
+    """Our error for an allocator's; raise it ``from None``.
+
+    The cause is kept as text, and the frames of the original and of all its causes are let go: IPython keeps the
+    last error, and through its frames it would keep the tensors that did not fit.
+    """
+    device = loaded.device if loaded is not None else "cpu"
+    cause = shorten("; ".join(f"{type(e).__name__}: {e}" for e in _chain(error)), 200)
+    for link in _chain(error):
+        if link.__traceback__ is not None:
+            traceback.clear_frames(link.__traceback__)
+        link.__traceback__ = None
+    error.__cause__ = error.__context__ = None
+    give_back(device)
+    return OutOfMemoryError(
+        what,
+        have=f"{size_words(free_bytes(device))} free on {device}; {cause}",
+        hint=hint or _hint(loaded),
+        cause=cause,
+        device=device,
+    )
+
+
+def _hint(loaded: Loaded | None) -> str:
+    """What to change: fewer picture tokens, a smaller type, a new conversation."""
+    flags = ["--new (a shorter conversation)", "--picture-tokens 256"]
+    if loaded is None or not loaded.quantization:
+        flags.append("%vlm_load … --quantize 4bit")
+    return ", or ".join(flags)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what caused it, each once."""
+    links: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in links:
+        links.append(current)
+        current = current.__cause__ or current.__context__
+    return links
+
+
+def resident_bytes() -> int:
+    """Bytes of this process in memory; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return 0

@@ -1,0 +1,307 @@
+"""What a model will need, before a byte of its weights is read.
+
+From the configuration and the safetensors headers alone. Where weights are quantised, the model's modules are laid
+out without memory (torch's meta device) to know which of them are linear layers of the language model: those alone
+are quantised; the vision tower, the connector and the head stay in full precision.
+
+Neighbours: `sources` reads headers, `planning` says what will be done, `memory` what is free; `loading` refuses by
+this, `%vlm_load --dry-run` prints it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm_magic.models import memory, sources
+from vlm_magic.models.families import family_of
+from vlm_magic.models.options import LoadOptions
+from vlm_magic.models.planning import Plan, make_plan, model_class_of
+from vlm_magic.models.sources import Source, TensorHeader
+
+__all__ = ["Estimate", "empty_model", "estimate", "estimate_source", "kept_modules", "load_config"]
+
+WORKING_CONTEXT_TOKENS = 8192  # a long conversation with pictures; the whole context is given beside it
+_N_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+# Names of the modules that look at pictures or join them to the text, in the trees of transformers 5.
+_SEES = re.compile(
+    r"vision|visual|image|img|(^|[._])vit([._]|$)|siglip|clip|connector|project|perceiver|resampler|merger|align"
+    r"|qformer|query|audio|speech|embed_vision|mm_"
+)
+_IN_A_LAYER = re.compile(r"(^|\.)\w*(layers?|blocks?|h)\.\d+\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a load will need against what there is. All sizes in bytes.
+
+    Attributes:
+        name: of the model.
+        plan: device, type, quantisation and attention.
+        n_parameters: of the checkpoint.
+        weights_bytes: the weights as they will lie in memory.
+        cache_bytes: the KV cache of a conversation of `n_cache_tokens`.
+        n_cache_tokens: the context, or 8192 tokens where it is longer.
+        context_tokens: the whole context; None where the checkpoint does not say.
+        cache_token_bytes: one token's keys and values.
+        picture_bytes: working memory for looking at one picture.
+        free_bytes: free on the device now.
+        advice: the option that would make it fit, "" where it fits or nothing would.
+    """
+
+    name: str
+    plan: Plan
+    n_parameters: int
+    weights_bytes: int
+    cache_bytes: int
+    n_cache_tokens: int
+    context_tokens: int | None
+    cache_token_bytes: int
+    picture_bytes: int
+    free_bytes: int
+    advice: str = ""
+
+    @property
+    def needed_bytes(self) -> int:
+        """Weights, cache and one picture's working memory."""
+        return self.weights_bytes + self.cache_bytes + self.picture_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is needed and free."""
+        return self.needed_bytes <= self.free_bytes
+
+    def __str__(self) -> str:
+        kind = self.plan.quantization or self.plan.dtype
+        verdict = "fits" if self.fits else "does not fit"
+        size = memory.size_words
+        lines = [
+            f"{self.name} as {kind} on {self.plan.device}: {verdict}",
+            f"  weights  {size(self.weights_bytes)} for {self.n_parameters / 1e6:,.1f} M parameters",
+            f"  cache    {size(self.cache_bytes)} for {self.n_cache_tokens:,} tokens"
+            + (f" of a context of {self.context_tokens:,}" if self.context_tokens else ""),
+            f"  picture  {size(self.picture_bytes)} while one is looked at",
+            f"  needed   {size(self.needed_bytes)}, free {size(self.free_bytes)}",
+            f"  attention {self.plan.attention}: {self.plan.reason}",
+        ]
+        return "\n".join([*lines, f"  try      {self.advice}"] if self.advice else lines)
+
+
+def estimate(model: str | Path, options: LoadOptions | None = None) -> Estimate:
+    """What loading a model would need. Fetches its configuration and headers at most.
+
+    Raises:
+        ModelNotFoundError, ModelKindError, OptionError: as for a load.
+    """
+    options = options or LoadOptions()
+    source = sources.find(model, options)
+    config = load_config(source, options)
+    plan = make_plan(source.name, config, family_of(config.model_type), options)
+    return estimate_source(source, config, plan, options)
+
+
+def load_config(source: Source, options: LoadOptions) -> Any:
+    """The transformers configuration of a source.
+
+    Raises:
+        ModelKindError: an architecture that transformers does not know, or that comes with its own code.
+        ModelLoadError: it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    from vlm_magic.errors import ModelKindError, ModelLoadError, shorten
+
+    raw = sources.read_config(source)
+    try:
+        return AutoConfig.from_pretrained(
+            source.folder, local_files_only=True, trust_remote_code=options.trust_remote_code
+        )
+    except (ValueError, KeyError) as error:
+        if "auto_map" in raw and not options.trust_remote_code:
+            raise ModelKindError(
+                f"{source.name} comes with code of its own, which is not run",
+                hint="--trust-remote-code, if you have read and trust that code",
+            ) from error
+        model_type = raw.get("model_type", "none")
+        raise ModelKindError(
+            f"transformers does not know the architecture of {source.name}",
+            have=f"model type {model_type!r}: {shorten(error, 120)}",
+            model_type=model_type,
+        ) from error
+    except Exception as error:  # a configuration class may fail in any way on odd values
+        raise ModelLoadError(
+            f"the configuration of {source.name} does not load", have=shorten(error)
+        ) from error
+
+
+def estimate_source(source: Source, config: Any, plan: Plan, options: LoadOptions) -> Estimate:
+    """The estimate of a plan for a source whose configuration is read."""
+    headers = list(sources.tensor_headers(source, options))
+    n_parameters, weights = _weights(config, plan, headers, source, options)
+    text = config.get_text_config()
+    context = _first_int(text, "max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+    per_token = _cache_token_bytes(text, plan)
+    n_tokens = min(context or WORKING_CONTEXT_TOKENS, WORKING_CONTEXT_TOKENS)
+    made = Estimate(
+        name=source.name,
+        plan=plan,
+        n_parameters=n_parameters,
+        weights_bytes=weights,
+        cache_bytes=per_token * n_tokens,
+        n_cache_tokens=n_tokens,
+        context_tokens=context,
+        cache_token_bytes=per_token,
+        picture_bytes=_picture_bytes(config, plan),
+        free_bytes=memory.free_bytes(plan.device),
+    )
+    if made.fits:
+        return made
+    advice = _advice(made, config, source, headers, options)
+    return Estimate(**{**{name: getattr(made, name) for name in made.__slots__}, "advice": advice})
+
+
+def _weights(
+    config: Any, plan: Plan, headers: list[TensorHeader], source: Source, options: LoadOptions
+) -> tuple[int, int]:
+    """(parameters, bytes) of the weights under a plan."""
+    if plan.quantization.endswith("(as saved)"):
+        return sum(h.n_elements for h in headers), sum(h.n_bytes for h in headers)
+    if not plan.quantization and headers:
+        return _plain_weights(headers, plan)
+    model = empty_model(source.name, config)
+    sizes = {id(p): p.numel() for p in model.parameters()}  # tied ones once
+    n_parameters = sum(sizes.values())
+    total = n_parameters * _N_BYTES[plan.dtype]
+    if plan.quantization:
+        kept = kept_modules(model)
+        for name, linear in _linears(model):
+            if not _is_kept(name, kept):
+                total += _quantized_bytes(linear, plan) - linear.weight.numel() * _N_BYTES[plan.dtype]
+    return n_parameters, total
+
+
+def _plain_weights(headers: Iterable[TensorHeader], plan: Plan) -> tuple[int, int]:
+    n_floats = n_other_bytes = n_others = 0
+    for header in headers:
+        if header.dtype in _FLOATS:
+            n_floats += header.n_elements
+        else:
+            n_others += header.n_elements
+            n_other_bytes += header.n_bytes
+    return n_floats + n_others, n_floats * _N_BYTES[plan.dtype] + n_other_bytes
+
+
+def empty_model(name: str, config: Any) -> Any:
+    """The model's modules without memory behind them."""
+    with torch.device("meta"):
+        return model_class_of(name, config)._from_config(config, attn_implementation="eager")
+
+
+def kept_modules(model: Any) -> list[str]:
+    """Names of the modules that stay in full precision: all that are no linear layers of the language model.
+
+    The shortest prefixes that hold no layer to quantise, as transformers matches names from their start.
+    """
+    wanted = [name for name, _ in _linears(model) if _is_language_layer(name)]
+    kept = [name for name, _ in _linears(model) if not _is_language_layer(name)]
+    prefixes: dict[str, None] = {}
+    for name in kept:
+        parts = name.split(".")
+        for n in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:n])
+            if not any(f"{w}.".startswith(f"{prefix}.") for w in wanted):
+                prefixes[prefix] = None
+                break
+    return list(prefixes)
+
+
+def _linears(model: Any) -> list[tuple[str, Any]]:
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+
+
+def _is_language_layer(name: str) -> bool:
+    return bool(_IN_A_LAYER.search(name)) and not _SEES.search(name)
+
+
+def _is_kept(name: str, kept: Iterable[str]) -> bool:
+    return any(f"{name}.".startswith(f"{prefix}.") for prefix in kept)
+
+
+def _quantized_bytes(linear: Any, plan: Plan) -> int:
+    """Bytes of one quantised weight with its scales.
+
+    Source: bitsandbytes 0.50 (nf4, blocks of 64, scales quantised again in blocks of 256; int8 with one float32
+    scale a row); optimum-quanto 0.2 and torchao 0.18 (int8 with one scale a row in the model's type).
+    """
+    n, n_rows = linear.weight.numel(), linear.out_features
+    if plan.quantization == "bnb-4bit":
+        n_blocks = -(-n // 64)
+        return n // 2 + n_blocks + 4 * -(-n_blocks // 256) + 4 * 16 + 4 * 256 + 4
+    if plan.quantization == "bnb-8bit":
+        return int(n + 4 * n_rows)
+    return int(n + _N_BYTES[plan.dtype] * n_rows)
+
+
+def _first_int(owner: Any, *names: str) -> int | None:
+    for name in names:
+        value = getattr(owner, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _cache_token_bytes(text: Any, plan: Plan) -> int:
+    """Keys and values of one token over all layers; sliding windows are counted as full (an upper bound)."""
+    n_layers = _first_int(text, "num_hidden_layers", "n_layer", "num_layers") or 0
+    n_heads = _first_int(text, "num_attention_heads", "n_head", "num_heads") or 1
+    n_kv_heads = _first_int(text, "num_key_value_heads") or n_heads
+    width = _first_int(text, "hidden_size", "d_model", "n_embd") or 0
+    head_width = _first_int(text, "head_dim") or width // n_heads
+    return 2 * n_layers * n_kv_heads * head_width * _N_BYTES[plan.dtype]
+
+
+def _picture_bytes(config: Any, plan: Plan) -> int:
+    """Peak working memory of a vision tower on one picture cut into at most five tiles.
+
+    One layer at a time holds about four copies of its input and one of its inner width per patch.
+    """
+    vision = getattr(config, "vision_config", None)
+    side, patch = _first_int(vision, "image_size"), _first_int(vision, "patch_size")
+    width = _first_int(vision, "hidden_size", "embed_dim") or 0
+    inner = _first_int(vision, "intermediate_size") or 4 * width
+    n_patches = (side // patch) ** 2 if side and patch else 1024
+    return 5 * n_patches * (4 * width + inner) * _N_BYTES[plan.dtype]
+
+
+def _advice(
+    made: Estimate, config: Any, source: Source, headers: list[TensorHeader], options: LoadOptions
+) -> str:
+    """The mildest option under which it would fit."""
+    from dataclasses import replace
+
+    trials: list[tuple[str, Plan]] = []
+    if made.plan.dtype == "float32":
+        trials.append(("--dtype bfloat16", replace(made.plan, dtype="bfloat16")))
+    if not made.plan.quantization:
+        for wish in ("bnb-8bit", "bnb-4bit"):
+            trials.append((f"--quantize {wish[4:]}", replace(made.plan, quantization=wish)))
+            if made.plan.dtype == "float32":
+                both = replace(made.plan, quantization=wish, dtype="bfloat16")
+                trials.append((f"--quantize {wish[4:]} --dtype bfloat16", both))
+    for flags, plan in trials:
+        _, weights = _weights(config, plan, headers, source, options)
+        cache = _cache_token_bytes(config.get_text_config(), plan) * made.n_cache_tokens
+        needed = weights + cache + _picture_bytes(config, plan)
+        if needed <= made.free_bytes:
+            return f"{flags} needs {memory.size_words(needed)}"
+    if made.plan.device.startswith("cuda") and made.needed_bytes <= made.free_bytes + memory.free_bytes(
+        "cpu"
+    ):
+        return "--device offload keeps a part on the CPU (slow)"
+    return ""
