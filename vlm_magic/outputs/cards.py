@@ -1,0 +1,171 @@
+"""The pieces that every view of an exchange is made of: question, answer, figures, remarks.
+
+The live panel and the saved transcript show the same pieces, so they look alike. All HTML that
+comes out of here is inert: what a person or a variable wrote is escaped, what a model wrote goes
+through `markdown`, and a picture is only ever raster data that this package made itself.
+Pure functions; knows nothing of widgets, and not how a thumbnail is made.
+Neighbours: `transcript` and `panel` call this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import TypeAlias
+
+from vlm_magic.messages import Exchange, Part, Picture, Progress, Reply, Text
+from vlm_magic.outputs.markdown import clean_text
+
+__all__ = [
+    "Thumbnailer",
+    "badges",
+    "ending",
+    "picture_label",
+    "proof_items",
+    "question_html",
+    "question_text",
+    "speaker",
+    "waiting_text",
+]
+
+Thumbnailer: TypeAlias = Callable[[Picture], str]
+"""Gives a small picture as a data URI, or "" where there is none to show."""
+
+_RASTER = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+={0,2}")
+_MAX_THUMBNAIL_CHARS = 60_000  # of one data URI; ours have about 10,000
+_MAX_NAME_CHARS = 60
+
+_ENDINGS = {
+    "stop": "",
+    "length": "cut off at the token limit",
+    "interrupted": "stopped",
+    "time": "stopped at the time limit",
+}
+
+
+def picture_label(picture: Picture) -> str:
+    """How a picture is called in words: its name and its size in pixels."""
+    name = " ".join(clean_text(picture.name).split()) or "picture"
+    if len(name) > _MAX_NAME_CHARS:
+        name = f"{name[:38]}…{name[-20:]}"
+    if picture.image is None:
+        return name
+    width, height = picture.size_px
+    return f"{name}, {width}×{height} px"
+
+
+def question_html(parts: Iterable[Part], thumbnail: Thumbnailer | None = None) -> str:
+    """What the person asked: words as they stand, thumbnails in their place.
+
+    Args:
+        parts: words and pictures in their order.
+        thumbnail: makes the data URI of a picture; None shows captions alone.
+    """
+    return "".join(
+        _words_html(part.text) if isinstance(part, Text) else _picture_html(part, thumbnail) for part in parts
+    ).strip()
+
+
+def _words_html(text: str) -> str:
+    return escape(clean_text(text)).replace("\n", "<br>")
+
+
+def _picture_html(picture: Picture, thumbnail: Thumbnailer | None) -> str:
+    """One thumbnail with its caption; the sizes are attributes, for sites that strip styles."""
+    label = escape(picture_label(picture))
+    title = escape(clean_text(picture.note))
+    src = _thumbnail_src(picture, thumbnail)
+    note = f' title="{title}"' if title else ""
+    if not src:
+        return f'<span class="vlm-pic vlm-pic-missing"{note}>[picture: {label}]</span>'
+    size = _fit(picture, 160)
+    return (
+        f'<span class="vlm-pic"{note}><img src="{src}" alt="{label}"{size}>'
+        f'<span class="vlm-cap"><small>{label}</small></span></span>'
+    )
+
+
+def _thumbnail_src(picture: Picture, thumbnail: Thumbnailer | None) -> str:
+    """The data URI of a thumbnail if it is raster data of a modest size, else ""."""
+    if thumbnail is None:
+        return ""
+    try:
+        src = thumbnail(picture)
+    except Exception:  # a picture without pixels; its caption says what it was
+        return ""
+    return src if len(src) <= _MAX_THUMBNAIL_CHARS and _RASTER.fullmatch(src) else ""
+
+
+def _fit(picture: Picture, longest_px: int) -> str:
+    """The width and height attributes of a thumbnail."""
+    if picture.image is None:
+        return ""
+    width, height = picture.size_px
+    scale = min(1.0, longest_px / max(width, height, 1))
+    return f' width="{max(1, round(width * scale))}" height="{max(1, round(height * scale))}"'
+
+
+def question_text(parts: Iterable[Part]) -> str:
+    """What the person asked, in words alone."""
+    words = (
+        clean_text(part.text) if isinstance(part, Text) else f"[picture: {picture_label(part)}]"
+        for part in parts
+    )
+    return "".join(words).strip()
+
+
+def speaker(reply: Reply, model: str = "") -> str:
+    """Who answered, on one line."""
+    return " ".join(clean_text(reply.model or model).split()) or "Model"
+
+
+def ending(reply: Reply) -> str:
+    """Why an answer ended, in words; "" where it ended by itself."""
+    return _ENDINGS.get(reply.finish_reason, reply.finish_reason)
+
+
+def proof_items(reply: Reply) -> list[str]:
+    """The figures of an answer, most interesting first, each in a few words."""
+    items = [_count(reply.n_new_tokens, "token")]
+    if reply.total_s:
+        items.append(f"{reply.total_s:.1f} s")
+    if reply.tokens_per_s:
+        items.append(f"{reply.tokens_per_s:.{0 if reply.tokens_per_s >= 10 else 1}f} tokens/s")
+    if reply.n_prompt_tokens:
+        details = []
+        if reply.n_picture_tokens:
+            details.append(f"{reply.n_picture_tokens:,} for pictures")
+        if reply.n_reused_tokens:
+            details.append(f"{reply.n_reused_tokens:,} reused")
+        inside = f" ({', '.join(details)})" if details else ""
+        items.append(f"prompt {_count(reply.n_prompt_tokens, 'token')}{inside}")
+    return items
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def badges(exchange: Exchange) -> list[str]:
+    """Short marks that stand beside an answer: how it ended, whether it is stale."""
+    marks = [ending(exchange.reply)] if exchange.reply is not None else []
+    if exchange.is_stale:
+        marks.append("stale: an earlier turn has changed since")
+    return [mark for mark in marks if mark]
+
+
+def waiting_text(progress: Progress | None) -> str:
+    """What an answer is waiting for, in words."""
+    if progress is None:
+        return "Starting"
+    done, total = progress.done, progress.total
+    match progress.stage:
+        case "queued":
+            return f"Waiting for {_count(done, 'answer')} before this one" if done else "Waiting in line"
+        case "pictures":
+            return f"Preparing pictures ({done} of {total})" if total else "Preparing pictures"
+        case "prefill":
+            return f"Reading the prompt ({100 * done // total} %)" if total else "Reading the prompt"
+        case _:
+            return "Answering"

@@ -1,0 +1,263 @@
+"""What a model wrote → HTML, or Markdown, that can neither run nor fetch anything.
+
+Two walls, one behind the other: markdown-it-py with HTML switched off, pictures never loaded and
+links checked; then nh3 with a short allowlist. Formulas are put in after the second wall, from
+`maths`, which writes them from a list of its own. Long or pathological texts are shown as they
+stand, so that rendering stays linear. Nothing here raises, whatever the text.
+
+The libraries are imported at first use. Knows nothing of widgets, cells or models.
+Neighbours: `blocks` cuts long texts, `safe_markdown` writes the Markdown of saved notebooks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from html import escape
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from vlm_magic.outputs.blocks import split_blocks
+from vlm_magic.outputs.maths import to_mathml
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_inline import StateInline
+    from markdown_it.token import Token
+
+__all__ = ["clean_text", "parser", "plain_html", "to_html", "to_safe_markdown"]
+
+_MAX_CHARS = 100_000  # of a whole text that is rendered; longer ones are shown as they stand
+_MAX_BLOCK_CHARS = 20_000  # of one block; markdown-it's links and tables are quadratic beyond
+_PIECE_CHARS = 16_000  # longer texts are rendered in pieces of whole blocks; a bad block then stays alone
+_MAX_CODE_CHARS = 20_000  # of one code block that is highlighted
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff\u202a-\u202e\u2066-\u2069]")
+_SAFE_HREF = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]+", re.IGNORECASE)
+_TAG_NAMES = "p br hr strong em s code pre ul ol li blockquote table thead tbody tr th td a span div"
+_ATTRIBUTES = {
+    "a": {"href", "title", "class"},
+    "ol": {"start"},
+    "th": {"class"},
+    "td": {"class"},
+    "p": {"class", "role", "aria-level"},
+    "div": {"class"},
+    "span": {"class"},
+    "pre": {"class", "tabindex"},
+}
+_CLASS = re.compile(r"(?:vlm-[a-z0-9-]+|[a-z]{1,3}[0-9]?)(?: vlm-[a-z0-9-]+)*")
+_MATH_SLOT = re.compile("\ue000([0-9]+)\ue001")  # private use; taken out of the text beforehand
+_PRIVATE = re.compile("[\ue000\ue001]")
+
+
+def clean_text(text: object) -> str:
+    """The text without what no page can show: lone surrogates, control and direction-override characters."""
+    cleaned = str(text).replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", cleaned) if _CONTROLS.search(cleaned) else cleaned
+
+
+def to_html(text: str) -> str:
+    """Render what a model wrote.
+
+    Tables, strikethrough, highlighted code and dollar maths work; HTML is shown as text, pictures
+    are named and never loaded, links open elsewhere and show their host.
+
+    Args:
+        text: Markdown, whole or a prefix of it.
+
+    Returns:
+        HTML that is inert wherever it is put. Never raises.
+    """
+    cleaned = _PRIVATE.sub("\N{REPLACEMENT CHARACTER}", clean_text(text))
+    if len(cleaned) > _MAX_CHARS:
+        return plain_html(cleaned)
+    pieces = [cleaned] if len(cleaned) <= _PIECE_CHARS else split_blocks(cleaned, _PIECE_CHARS)
+    return "".join(_piece_to_html(piece) for piece in pieces)
+
+
+def to_safe_markdown(text: str) -> str:
+    """Write what a model wrote as Markdown that stays inert in a renderer that allows HTML. Never raises."""
+    from vlm_magic.outputs.safe_markdown import to_safe_markdown as write
+
+    return write(text)
+
+
+def plain_html(text: str) -> str:
+    """The text as it stands, lines kept."""
+    return f'<pre class="vlm-plain">{escape(clean_text(text))}</pre>'
+
+
+def _piece_to_html(text: str) -> str:
+    if len(text) > _MAX_BLOCK_CHARS:
+        return plain_html(text)
+    try:
+        formulas: list[str] = []
+        rough = parser().render(text, {"formulas": formulas})
+        clean = _sanitiser()(rough)
+        return _MATH_SLOT.sub(lambda slot: formulas[int(slot[1])], clean)
+    except Exception:  # a text is always shown, whatever a library makes of it
+        return plain_html(text)
+
+
+@cache
+def _sanitiser() -> Callable[[str], str]:
+    """The second wall: only these tags, attributes and addresses."""
+    import nh3
+
+    def keep(tag: str, name: str, value: str) -> str | None:
+        if name == "href":
+            return value if _SAFE_HREF.fullmatch(value) else None
+        if name == "class":
+            return value if _CLASS.fullmatch(value) else None
+        return value
+
+    def clean(html: str) -> str:
+        return nh3.clean(
+            html,
+            tags=set(_TAG_NAMES.split()),
+            attributes=_ATTRIBUTES,
+            attribute_filter=keep,
+            url_schemes={"http", "https", "mailto"},
+            link_rel="noopener noreferrer nofollow",
+            set_tag_attribute_values={"a": {"target": "_blank"}},
+        )
+
+    return clean
+
+
+@cache
+def parser() -> MarkdownIt:
+    """The first wall: the Markdown parser with our rules in it, made once."""
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+    md = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    md.use(dollarmath_plugin, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True)
+    md.inline.ruler.before("escape", "bracket_math", _bracket_math)
+    md.core.ruler.push("link_hosts", _show_hosts)
+    rules: dict[str, Callable[..., str]] = {
+        "math_inline": _math, "math_inline_double": _display_math, "math_block": _display_math,
+        "image": _image, "fence": _code, "code_block": _code, "table_open": _table_open,
+        "table_close": lambda *_: "</table></div>\n", "th_open": _cell, "td_open": _cell,
+        "heading_open": _heading_open, "heading_close": lambda *_: "</strong></p>\n",
+    }  # fmt: skip
+    for name, rule in rules.items():
+        md.add_render_rule(name, _bound(rule))
+    return md
+
+
+def _bound(rule: Callable[..., str]) -> Callable[..., str]:
+    """markdown-it binds render rules to its renderer; ours do not need it."""
+
+    def render(_self: object, tokens: Sequence[Token], idx: int, _options: object, env: Any) -> str:
+        return rule(tokens[idx], env)
+
+    return render
+
+
+def _bracket_math(state: StateInline, silent: bool) -> bool:
+    r"""Read ``\(…\)`` and ``\[…\]``, the way most models write formulas."""
+    opener = state.src[state.pos : state.pos + 2]
+    if opener not in (r"\(", r"\["):
+        return False
+    end = state.src.find(r"\)" if opener == r"\(" else r"\]", state.pos + 2, state.pos + 2_000)
+    if end < 0 or not state.src[state.pos + 2 : end].strip():
+        return False
+    if not silent:
+        token = state.push("math_inline" if opener == r"\(" else "math_inline_double", "math", 0)
+        token.content = state.src[state.pos + 2 : end]
+    state.pos = end + 2
+    return True
+
+
+def _show_hosts(state: Any) -> None:
+    """Put the host of a link behind it where its text does not say it: links show where they go."""
+    from markdown_it.token import Token
+
+    for block in state.tokens:
+        if not any(token.type == "link_open" for token in block.children or ()):
+            continue
+        children: list[Token] = []
+        href, label = "", ""
+        for token in block.children:
+            children.append(token)
+            if token.type == "link_open":
+                href, label = str(token.attrGet("href") or ""), ""
+                token.attrs["title"] = href
+            elif token.type == "link_close":
+                host = _host(href)
+                if host and host not in label:
+                    children.append(Token("text", "", 0, content=f" ({host})"))
+                href = ""
+            elif href:
+                label += token.content
+        block.children = children
+
+
+def _host(href: str) -> str:
+    try:
+        return urlsplit(href).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _math(token: Token, env: Any) -> str:
+    return _slot(to_mathml(token.content), env)
+
+
+def _display_math(token: Token, env: Any) -> str:
+    return _slot(to_mathml(token.content, display=True), env)
+
+
+def _slot(html: str, env: Any) -> str:
+    """Keep a finished formula aside; it comes back after the sanitiser."""
+    env["formulas"].append(html)
+    return f"\ue000{len(env['formulas']) - 1}\ue001"
+
+
+def _image(token: Token, _env: Any) -> str:
+    """Name a picture; its address is never loaded, only offered as a link where that is safe."""
+    alt = escape(token.content or "without a name")
+    src = str(token.attrGet("src") or "")
+    where = f' <a href="{escape(src)}" title="{escape(src)}">{escape(_host(src))}</a>' if _host(src) else ""
+    return f'<span class="vlm-unloaded">[picture, not loaded: {alt}{where}]</span>'
+
+
+def _code(token: Token, _env: Any) -> str:
+    """Code with its language above it, highlighted by classes."""
+    language = token.info.split()[0][:30] if token.info.split() else ""
+    head = f'<div class="vlm-code-head">{escape(language)}</div>' if language else ""
+    code = _highlight(token.content, language)
+    return f'<div class="vlm-code">{head}<pre tabindex="0"><code>{code}</code></pre></div>\n'
+
+
+def _highlight(code: str, language: str) -> str:
+    if language and len(code) <= _MAX_CODE_CHARS:
+        try:
+            from pygments import highlight
+            from pygments.formatters import HtmlFormatter
+            from pygments.lexers import get_lexer_by_name
+
+            lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+            return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
+        except Exception:  # an unknown language, or a lexer's bug
+            return escape(code)
+    return escape(code)
+
+
+def _table_open(_token: Token, _env: Any) -> str:
+    return '<div class="vlm-table"><table>'
+
+
+def _cell(token: Token, _env: Any) -> str:
+    """A table cell; its alignment as a class, since styles do not pass the second wall."""
+    style = str(token.attrGet("style") or "")
+    side = style.rpartition(":")[2]
+    return f'<{token.tag} class="vlm-{side}">' if side in ("left", "center", "right") else f"<{token.tag}>"
+
+
+def _heading_open(token: Token, _env: Any) -> str:
+    """A heading as a paragraph with that role: real ones would enter the notebook's table of contents."""
+    level = int(token.tag[1])
+    return f'<p class="vlm-h vlm-h{level}" role="heading" aria-level="{min(level + 3, 6)}"><strong>'

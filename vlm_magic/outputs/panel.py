@@ -1,0 +1,286 @@
+"""The live chat panel: an anywidget that shows turns as they happen and says what a person clicked.
+
+Python keeps the truth: turns as plain dictionaries of inert HTML. The page gets them once, then
+small messages: a turn that changed, words of an answer under way, a progress line. A page that
+opens late, or misses a message, asks for a snapshot. The page's own code is in ``static/`` and is
+written by hand, without a build step.
+
+The only module that imports anywidget; imported at the first panel, not before. It knows nothing of
+engines or conversations: actions of the person go to callbacks.
+Neighbours: `cards` and `markdown` make the HTML, `stream` the updates, `views` uses this for a cell.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anywidget
+import traitlets
+
+from vlm_magic.messages import Chunk, Exchange, Picture, Progress, Reply
+from vlm_magic.outputs.cards import (
+    Thumbnailer,
+    badges,
+    picture_label,
+    question_html,
+    question_text,
+    speaker,
+    waiting_text,
+)
+from vlm_magic.outputs.markdown import clean_text, to_html
+from vlm_magic.outputs.stream import AnswerStream
+from vlm_magic.outputs.transcript import base_css, proof_html
+
+__all__ = ["Action", "ChatPanel"]
+
+Action: TypeAlias = dict[str, Any]
+"""What a person did: ``{"kind": "stop", "exchange": id}``; more kinds in `ChatPanel.on_action`."""
+
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+
+_STATIC = Path(__file__).parent / "static"
+_MODULES = ("state.mjs", "parts.mjs", "chat.mjs")  # in the order of their imports
+_MAX_FULL_PX = 2048  # longest side of the picture that a click shows
+
+
+@cache
+def page_code() -> str:
+    """The page's modules as one, since a widget's code has no address to import others from."""
+    sources = [(_STATIC / name).read_text(encoding="utf-8") for name in _MODULES]
+    joined = "\n".join(re.sub(r"(?m)^import .*;\n", "", source) for source in sources)
+    return re.sub(r"(?m)^export (?!default)", "", joined)
+
+
+@cache
+def page_style() -> str:
+    """The style sheet of transcript and panel together."""
+    return base_css() + (_STATIC / "chat.css").read_text(encoding="utf-8")
+
+
+class ChatPanel(anywidget.AnyWidget):
+    """Turns on a page, live.
+
+    Args:
+        kind: "cell" for the turn of one cell, "chat" for a whole conversation with an input box.
+        thumbnail: makes the data URI of a picture; None shows captions alone.
+        title: what stands above a chat.
+    """
+
+    _esm = traitlets.Unicode().tag(sync=True)
+    _css = traitlets.Unicode().tag(sync=True)
+    kind = traitlets.Unicode("cell").tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    stop_by = traitlets.Unicode("message").tag(sync=True)
+    turns = traitlets.List().tag(sync=True)  # filled in by get_state; never assigned
+
+    def __init__(
+        self, kind: str = "cell", *, thumbnail: Thumbnailer | None = None, title: str = "", **options: Any
+    ) -> None:
+        self._lock = threading.RLock()
+        self._turns: dict[str, dict[str, Any]] = {}
+        self._pictures: dict[str, tuple[Picture, ...]] = {}
+        self._streams: dict[str, AnswerStream] = {}
+        self._thumbnail = thumbnail
+        self._callbacks: list[Callable[[Action], object]] = []
+        self.alive = threading.Event()  # set when a page shows this panel
+        super().__init__(
+            _esm=page_code(), _css=page_style(), kind=kind, title=title, stop_by=_stop_way(), **options
+        )
+        _answer_while_busy(self.comm)
+        self.on_msg(self._receive)
+
+    def __repr__(self) -> str:
+        return "vlm chat panel"
+
+    def view_bundle(self) -> dict[str, Any]:
+        """The output that shows this panel: the widget alone, so that other sites show nothing here."""
+        return {WIDGET_MIME: {"version_major": 2, "version_minor": 0, "model_id": self.model_id}}
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """The state of the model, with the turns as they are now."""
+        state: dict[str, Any] = super().get_state(key, drop_defaults)
+        if "turns" in state:
+            state["turns"] = self.snapshot()
+        return state
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """All turns as they are now, answers under way included."""
+        with self._lock:
+            return [self._with_stream(turn) for turn in self._turns.values()]
+
+    # What the shell tells the panel
+
+    def show_exchange(self, exchange: Exchange, *, model: str = "", blocking: bool = False) -> None:
+        """Show a question, with its answer where there is one.
+
+        Args:
+            exchange: what to show; one with the same id is replaced.
+            model: name of the model where the reply does not say.
+            blocking: whether a running cell waits for the answer, so that an interrupt ends it.
+        """
+        turn = self._turn(exchange, model)
+        turn["blocking"] = blocking
+        with self._lock:
+            self._turns[exchange.id] = turn
+            self._pictures[exchange.id] = exchange.pictures
+        self.send({"type": "turn", "turn": turn})
+
+    def set_conversation(self, exchanges: Iterable[Exchange], *, model: str = "") -> None:
+        """Show these exchanges and no others; answers under way go on."""
+        shown = list(exchanges)
+        with self._lock:
+            under_way = {key: turn for key, turn in self._turns.items() if key in self._streams}
+            self._turns = {e.id: under_way.get(e.id) or self._turn(e, model) for e in shown}
+            self._pictures = {e.id: e.pictures for e in shown}
+        self.send({"type": "turns", "turns": self.snapshot()})
+
+    def push(self, exchange_id: str, chunk: Chunk) -> None:
+        """Add words to an answer; returns at once, from any thread."""
+        stream = self._stream(exchange_id)
+        if stream is not None:
+            stream.push(chunk.text, chunk.n_new_tokens)
+
+    def progress(self, exchange_id: str, progress: Progress) -> None:
+        """Say what an answer is waiting for."""
+        with self._lock:
+            turn = self._turns.get(exchange_id)
+            text = waiting_text(progress)
+            if turn is None or turn["state"] != "waiting" or turn["waiting"] == text:
+                return
+            turn["waiting"] = text
+        self.send({"type": "progress", "id": exchange_id, "text": text})
+
+    def finish(self, exchange_id: str, exchange: Exchange, *, model: str = "") -> None:
+        """Show the finished answer; after this the turn does not change by itself."""
+        self._end_stream(exchange_id)
+        self.show_exchange(exchange, model=model)
+
+    def fail(self, exchange_id: str, message: str = "No answer: an error ended it.") -> None:
+        """Mark a turn whose answer failed; the error itself is raised by the caller."""
+        self._end_stream(exchange_id)
+        with self._lock:
+            turn = self._turns.get(exchange_id)
+            if turn is None:
+                return
+            turn.update(state="failed", waiting=clean_text(message))
+        self.send({"type": "turn", "turn": turn})
+
+    def on_action(self, callback: Callable[[Action], object]) -> None:
+        """Call ``callback`` with each thing a person does, possibly on another thread than a running cell's.
+
+        ``{"kind": "stop", "exchange": id}``: end this answer and no other.
+        """
+        self._callbacks.append(callback)
+
+    # What the page tells the panel
+
+    def _receive(self, _widget: object, content: Mapping[str, Any], buffers: list[Any]) -> None:
+        kind, exchange_id = content.get("type"), str(content.get("id", ""))
+        if kind == "ready":
+            self.alive.set()
+        elif kind == "resync":
+            self.send({"type": "turns", "turns": self.snapshot()})
+        elif kind == "picture":
+            self._send_picture(exchange_id, int(content.get("index", -1)))
+        elif kind == "stop":
+            self.send({"type": "ack", "id": exchange_id})
+            self._act({"kind": "stop", "exchange": exchange_id})
+
+    def _act(self, action: Action) -> None:
+        for callback in list(self._callbacks):
+            callback(action)
+
+    def _send_picture(self, exchange_id: str, index: int) -> None:
+        """Send a full picture, bounded in size, for a click on its thumbnail."""
+        pictures = self._pictures.get(exchange_id, ())
+        if not 0 <= index < len(pictures) or pictures[index].image is None:
+            return
+        picture = pictures[index]
+        image = picture.rgb
+        if max(image.size) > _MAX_FULL_PX:
+            image = image.copy()
+            image.thumbnail((_MAX_FULL_PX, _MAX_FULL_PX))
+        buffer = BytesIO()
+        image.save(buffer, "PNG")
+        note = {"type": "picture", "id": exchange_id, "index": index, "label": picture_label(picture)}
+        self.send(note, buffers=[buffer.getvalue()])
+
+    # Turns as the page knows them
+
+    def _turn(self, exchange: Exchange, model: str) -> dict[str, Any]:
+        reply = exchange.reply
+        turn: dict[str, Any] = {
+            "id": exchange.id,
+            "question": question_html(exchange.parts, self._thumbnail),
+            "question_text": question_text(exchange.parts),
+            "state": "waiting" if reply is None else "done",
+            "waiting": waiting_text(None),
+            "stale": exchange.is_stale,
+            "badges": badges(exchange),
+            "speaker": clean_text(model) or "Model",
+            "blocking": False,
+        }
+        if reply is not None:
+            turn.update(_answer(reply, model))
+        return turn
+
+    def _with_stream(self, turn: dict[str, Any]) -> dict[str, Any]:
+        stream = self._streams.get(turn["id"])
+        return turn if stream is None else {**turn, "stream": stream.snapshot()}
+
+    def _stream(self, exchange_id: str) -> AnswerStream | None:
+        with self._lock:
+            turn = self._turns.get(exchange_id)
+            if turn is None or turn["state"] not in ("waiting", "streaming"):
+                return None
+            if exchange_id not in self._streams:
+                turn["state"] = "streaming"
+
+                def send(update: dict[str, Any]) -> None:
+                    self.send({"type": "delta", "id": exchange_id, **update})
+
+                self._streams[exchange_id] = AnswerStream(send)
+            return self._streams[exchange_id]
+
+    def _end_stream(self, exchange_id: str) -> None:
+        with self._lock:
+            stream = self._streams.get(exchange_id)
+        if stream is not None:
+            stream.close()
+            with self._lock:
+                self._streams.pop(exchange_id, None)
+
+
+def _answer(reply: Reply, model: str) -> dict[str, Any]:
+    """The part of a turn that its answer fills."""
+    return {
+        "speaker": speaker(reply, model),
+        "answer": to_html(reply.text),
+        "text": clean_text(reply.text),
+        "proof": proof_html(reply),
+    }
+
+
+def _stop_way() -> str:
+    """How Stop reaches a running cell: "message" where the kernel has subshells, else "interrupt"."""
+    from IPython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    return "message" if getattr(kernel, "_supports_kernel_subshells", False) else "interrupt"
+
+
+def _answer_while_busy(comm: Any) -> None:
+    """Let messages of this panel run on the front-end's subshell while a cell blocks the main one.
+
+    ipykernel 7.4 sends a front-end's message to the shell that last wrote on the comm; while a cell
+    runs that is the main one, so a Stop would wait for the end of the cell it should stop.
+    Source: ipykernel 7.4.0, comm/comm.py and kernelbase.shell_channel_thread_main.
+    """
+    if hasattr(comm, "_reply_subshell_for"):
+        comm._reply_subshell_for = lambda data, default: default

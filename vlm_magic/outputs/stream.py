@@ -1,0 +1,96 @@
+"""An answer on its way to the screen: words come in at any speed, at most 20 updates a second leave.
+
+Finished blocks leave as HTML, once; the open block leaves as what was added to it. So the cost of
+showing an answer is linear in its length. Safe to feed from any thread.
+Neighbours: `panel` sends what leaves here; `blocks` and `markdown` do the work.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from vlm_magic.outputs.blocks import BlockSplitter
+from vlm_magic.outputs.markdown import clean_text, to_html
+
+__all__ = ["AnswerStream"]
+
+FLUSH_INTERVAL_S = 0.05
+
+
+class AnswerStream:
+    """Collects the words of one answer and hands out updates from a thread of its own.
+
+    Args:
+        send: called with each update, from the stream's thread or from `close`: ``{"seq", "text"}``
+            adds to the open block; with ``"html"`` in it, finished blocks come first and ``"text"``
+            is the whole of the open block after them.
+        interval_s: the least time between two updates.
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any]], None], interval_s: float = FLUSH_INTERVAL_S) -> None:
+        self._send = send
+        self._interval_s = interval_s
+        self._splitter = BlockSplitter()
+        self._waiting: list[str] = []
+        self._html: list[str] = []
+        self._seq = 0
+        self._n_tokens = 0
+        self._lock = threading.Lock()  # guards what is waiting
+        self._flushing = threading.Lock()  # one update at a time, in order
+        self._poked = threading.Event()
+        self._closed = threading.Event()
+        context = contextvars.copy_context()  # a kernel finds the parent of a message in its context
+        self._thread = threading.Thread(target=lambda: context.run(self._run), name="vlm-answer", daemon=True)
+        self._thread.start()
+
+    def push(self, text: str, n_tokens: int = 0) -> None:
+        """Add words; returns at once."""
+        with self._lock:
+            self._waiting.append(text)
+            self._n_tokens = max(self._n_tokens, n_tokens)
+        self._poked.set()
+
+    def close(self) -> None:
+        """Send what is waiting and end the thread."""
+        self._closed.set()
+        self._poked.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
+        self._flush()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything so far, for a view that opens late."""
+        with self._flushing:
+            return {
+                "seq": self._seq,
+                "html": "".join(self._html),
+                "text": self._splitter.open,
+                "n": self._n_tokens,
+            }
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._poked.wait()
+            self._poked.clear()
+            self._flush()
+            self._closed.wait(self._interval_s)
+
+    def _flush(self) -> None:
+        with self._flushing:
+            with self._lock:
+                text, self._waiting = "".join(self._waiting), []
+                n_tokens = self._n_tokens
+            if not text:
+                return
+            text = clean_text(text)
+            blocks = self._splitter.feed(text)
+            self._seq += 1
+            update: dict[str, Any] = {"seq": self._seq, "text": text, "n": n_tokens}
+            if blocks:
+                html = to_html("".join(blocks))
+                self._html.append(html)
+                update.update(html=html, text=self._splitter.open)
+            self._send(update)

@@ -1,0 +1,81 @@
+"""An answer in a plain terminal: words as they come, figures at the end, no control codes let through.
+
+Knows nothing of notebooks. Neighbours: `views` chooses it, `cards` writes the words.
+"""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from vlm_magic.messages import Chunk, Exchange, Progress
+from vlm_magic.outputs.cards import badges, picture_label, proof_items, waiting_text
+from vlm_magic.outputs.markdown import clean_text
+
+__all__ = ["TerminalView"]
+
+_DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[2K"
+
+
+class TerminalView:
+    """Streams one answer to a text stream; colours and progress only where that is a terminal.
+
+    Args:
+        out: where to write.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._is_tty = bool(getattr(out, "isatty", lambda: False)())
+        self._shows_progress = False
+        self._at_line_start = True
+
+    def begin(self, exchange: Exchange) -> None:
+        """Name the pictures that were found: the person sees what the model will see."""
+        for picture in exchange.pictures:
+            self._line(f"[{picture_label(picture)}]")
+
+    def push(self, chunk: Chunk) -> None:
+        """Write words at once."""
+        if not chunk.text:
+            return
+        self._end_progress()
+        text = clean_text(chunk.text)
+        self._out.write(text)
+        self._out.flush()
+        self._at_line_start = text.endswith("\n")
+
+    def progress(self, progress: Progress) -> None:
+        """Say what the answer waits for, on a line that goes away."""
+        if not self._is_tty or progress.stage == "decode" or not self._at_line_start:
+            return
+        self._out.write(f"{_CLEAR_LINE}{_DIM}{waiting_text(progress)}…{_PLAIN}")
+        self._out.flush()
+        self._shows_progress = True
+
+    def finish(self, exchange: Exchange) -> None:
+        """Write the figures."""
+        self._end_progress()
+        self._end_line()
+        if exchange.reply is not None:
+            self._line(f"[{' · '.join([*proof_items(exchange.reply), *badges(exchange)])}]")
+            for note in exchange.reply.notes:
+                self._line(f"[{clean_text(note)}]")
+
+    def fail(self) -> None:
+        """End the line; the error itself is raised by the caller."""
+        self._end_progress()
+        self._end_line()
+
+    def _end_line(self) -> None:
+        if not self._at_line_start:
+            self._out.write("\n")
+            self._at_line_start = True
+
+    def _end_progress(self) -> None:
+        if self._shows_progress:
+            self._out.write(_CLEAR_LINE)
+            self._shows_progress = False
+
+    def _line(self, text: str) -> None:
+        self._out.write(f"{_DIM}{text}{_PLAIN}\n" if self._is_tty else f"{text}\n")
+        self._out.flush()

@@ -1,0 +1,229 @@
+"""How one answer is shown where the person is: live panel, plain output, saved output, terminal.
+
+`choose_view` looks at the shell once; the caller then drives whatever it got:
+``begin`` → ``progress``/``push`` … → ``finish`` (or ``fail``, and raises the error itself).
+A notebook cell writes at most two outputs, the panel and the transcript, and updates neither later.
+Neighbours: `panel`, `transcript`, `terminal` do the showing; the shell is the caller.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from vlm_magic.messages import Chunk, Exchange, Progress
+from vlm_magic.outputs.cards import Thumbnailer
+from vlm_magic.outputs.terminal import TerminalView
+from vlm_magic.outputs.transcript import exchange_bundle, growing_bundle
+
+if TYPE_CHECKING:
+    from vlm_magic.outputs.panel import Action, ChatPanel
+
+__all__ = ["AnswerView", "PanelView", "PlainView", "TerminalView", "choose_view"]
+
+HANDSHAKE_S = 3.0  # without a sign of life from the page until then, the answer streams as plain output
+_PLAIN_INTERVAL_S = 0.25  # each update carries the whole text, so these are rare
+
+
+class AnswerView(Protocol):
+    """Shows one answer from its question to its figures."""
+
+    def begin(self, exchange: Exchange) -> None:
+        """Show the question."""
+
+    def push(self, chunk: Chunk) -> None:
+        """Show more words."""
+
+    def progress(self, progress: Progress) -> None:
+        """Show what the answer waits for; may come from another thread."""
+
+    def finish(self, exchange: Exchange) -> None:
+        """Show the whole answer with its figures, and leave it in the notebook."""
+
+    def fail(self) -> None:
+        """The answer failed; the caller raises the error."""
+
+
+class PlainView:
+    """The saved output alone, without a widget.
+
+    Args:
+        thumbnail: makes the data URI of a picture; None keeps pictures out of the file.
+        model: name of the model where the reply does not say.
+        live: whether somebody is looking: words are then shown as they come, in the output that
+            the transcript takes over at the end.
+    """
+
+    def __init__(self, *, thumbnail: Thumbnailer | None = None, model: str = "", live: bool = False) -> None:
+        self._thumbnail = thumbnail
+        self._model = model
+        self._live = live
+        self._handle: Any = None
+        self._exchange: Exchange | None = None
+        self._words: list[str] = []
+        self._shown_at = 0.0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Show the question where somebody is looking."""
+        self._exchange = exchange
+        if self._live:
+            self._show_growing()
+
+    def push(self, chunk: Chunk) -> None:
+        """Keep the words; show them a few times a second."""
+        self._words.append(chunk.text)
+        if self._live and time.monotonic() - self._shown_at > self._pause_s():
+            self._show_growing()
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing: saved outputs show no waiting."""
+
+    def finish(self, exchange: Exchange) -> None:
+        """Publish the transcript, once."""
+        self._publish(exchange_bundle(exchange, thumbnail=self._thumbnail, model=self._model))
+
+    def fail(self) -> None:
+        """Leave the question; the error stands below it."""
+
+    def go_live(self) -> None:
+        """Somebody is looking after all: show what there is, and words as they come."""
+        if not self._live:
+            self._live = True
+            self._show_growing()
+
+    def _pause_s(self) -> float:
+        """Longer texts are sent less often, so that the bytes sent stay in proportion."""
+        return _PLAIN_INTERVAL_S * (1 + sum(map(len, self._words[-1:])) // 4000 + len(self._words) // 500)
+
+    def _show_growing(self) -> None:
+        self._shown_at = time.monotonic()
+        if self._exchange is not None:
+            text = "".join(self._words)
+            self._publish(growing_bundle(self._exchange, text, thumbnail=self._thumbnail, model=self._model))
+
+    def _publish(self, bundle: dict[str, str]) -> None:
+        from IPython.display import display
+
+        if self._handle is not None:
+            self._handle.update(bundle, raw=True)
+        elif self._live:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            display(bundle, raw=True)
+
+
+class PanelView:
+    """The live panel, and at the end the transcript that stands in for it in the saved notebook.
+
+    Where no page shows the panel within `HANDSHAKE_S`, the answer streams as plain output, in the
+    place of the transcript; should the panel come alive later, it hides that.
+
+    Args:
+        thumbnail: makes the data URI of a picture for the panel.
+        save_thumbnails: whether the transcript carries pictures too.
+        model: name of the model where the reply does not say.
+        on_action: called with what the person does in the panel.
+        blocking: whether the cell waits for the answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        thumbnail: Thumbnailer | None = None,
+        save_thumbnails: bool = True,
+        model: str = "",
+        on_action: Callable[[Action], object] | None = None,
+        blocking: bool = True,
+    ) -> None:
+        from vlm_magic.outputs.panel import ChatPanel
+
+        self.panel: ChatPanel = ChatPanel("cell", thumbnail=thumbnail)
+        if on_action is not None:
+            self.panel.on_action(on_action)
+        self._plain = PlainView(thumbnail=thumbnail if save_thumbnails else None, model=model)
+        self._model = model
+        self._blocking = blocking
+        self._id = ""
+        self._began_at = 0.0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Put the panel on the page."""
+        from IPython.display import display
+
+        self._id = exchange.id
+        self._began_at = time.monotonic()
+        self.panel.show_exchange(exchange, model=self._model, blocking=self._blocking)
+        self._plain.begin(exchange)
+        display(self.panel.view_bundle(), raw=True)
+
+    def push(self, chunk: Chunk) -> None:
+        """Hand words to the panel, and to the plain output where no page answered."""
+        self.panel.push(self._id, chunk)
+        self._plain.push(chunk)
+        if not self.panel.alive.is_set() and time.monotonic() - self._began_at > HANDSHAKE_S:
+            self._plain.go_live()
+
+    def progress(self, progress: Progress) -> None:
+        """Hand it to the panel."""
+        self.panel.progress(self._id, progress)
+
+    def finish(self, exchange: Exchange) -> None:
+        """Settle the panel, then publish the transcript as the cell's second output."""
+        self.panel.finish(self._id, exchange, model=self._model)
+        self._plain.finish(exchange)
+
+    def fail(self) -> None:
+        """Mark the panel; the error stands below it."""
+        self.panel.fail(self._id)
+
+
+def choose_view(
+    *,
+    use_panel: bool = True,
+    thumbnail: Thumbnailer | None = None,
+    save_thumbnails: bool = True,
+    model: str = "",
+    on_action: Callable[[Action], object] | None = None,
+    blocking: bool = True,
+    out: TextIO | None = None,
+) -> AnswerView:
+    """The view that fits where the code runs.
+
+    A terminal gets plain words; a notebook that a person runs gets the panel (or plain output with
+    ``use_panel=False``); a notebook that a program runs (nbclient, papermill, nbval, nbconvert)
+    gets the transcript alone, published once.
+    """
+    where = _surroundings()
+    if where == "terminal":
+        return TerminalView(out or sys.stdout)
+    saved = thumbnail if save_thumbnails else None
+    if where == "program":
+        return PlainView(thumbnail=saved, model=model)
+    if not use_panel:
+        return PlainView(thumbnail=saved, model=model, live=True)
+    return PanelView(
+        thumbnail=thumbnail,
+        save_thumbnails=save_thumbnails,
+        model=model,
+        on_action=on_action,
+        blocking=blocking,
+    )
+
+
+def _surroundings() -> str:
+    """Where this runs: "terminal", "person" (a front-end somebody looks at) or "program".
+
+    A person's front-end names the cell, or at least lets the kernel ask for input; programs that
+    run notebooks do neither.
+    """
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is None or getattr(shell, "kernel", None) is None:
+        return "terminal"
+    request = getattr(shell, "parent_header", None) or {}
+    has_cell = bool((request.get("metadata") or {}).get("cellId"))
+    may_ask = bool((request.get("content") or {}).get("allow_stdin"))
+    return "person" if has_cell or may_ask else "program"
