@@ -1,0 +1,256 @@
+"""One ``{expression}`` of a prompt: where it ends, whether it is one, and what it is worth.
+
+An expression starts from a name and goes on with attributes, items, slices and calls, as in an
+f-string, with an optional conversion (``!r``) and format spec (``:.2f``). This module knows nothing
+of pictures or of the prompt around the braces; `marks` finds the braces and `prompt` asks for values.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vlm_magic.errors import ExpressionError, near_names, shorten
+
+__all__ = ["Field", "evaluate_field", "field_names", "formatted", "read_field"]
+
+_MAX_CHARS = 1_000  # of one expression; a longer one is no expression but a document in braces
+
+_HEAD = re.compile(r"\{([ \t]*)([^\W\d]\w*)")
+_CHAIN = re.compile(r"[\w. \t]*")
+_NESTED = re.compile(r"[^()\[\]{}'\"]*")
+_STRING = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
+_CONVERSION = re.compile(r"!([rsa])(?=[:}])")
+_SPEC = re.compile(r":([^{}\n]{1,60})\}")
+# [[fill]align][sign][z][#][0][width][grouping][.precision][type], or a date format such as %d %B %Y
+_MINI_LANGUAGE = re.compile(r"(?:.?[<>=^])?[-+]?z?#?0?\d*[_,]?(?:\.\d+)?[bcdeEfFgGnosxX%]?")
+_DATE_FORMAT = re.compile(r"(?=.*%[a-zA-Z])[%\w /:.,\-]+")
+_TELLING_SPEC = re.compile(r"[-+0]?\d*,?\.\d+[eEfFgG%]?|[<>^]\d+")
+
+_CLOSERS = {"(": ")", "[": "]", "{": "}"}
+_NO_CALL = (ast.Attribute, ast.Subscript, ast.Slice, ast.Name, ast.Constant, ast.Tuple, ast.UnaryOp)
+_NO_CALL_PARTS = (ast.Expression, ast.expr_context, ast.unaryop)
+_NEVER = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
+# Built-ins that ask, run or end something; the others are names when they are called with one's own.
+_UNWANTED = frozenset(
+    "exit quit input breakpoint help eval exec compile print open copyright credits license __import__ "
+    "setattr delattr globals locals super memoryview".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What stands between two braces and may be an expression.
+
+    Attributes:
+        source: the expression, without conversion and format spec.
+        root: the name that it starts from.
+        conversion: "r", "s", "a" or "".
+        spec: the format spec, or "".
+        inner: other names that the expression reads.
+        is_plain: nothing but a name.
+        is_padded: there are spaces inside the braces, as in ``import { useState }``.
+        calls_root: the root itself is called, as in ``len(x)``.
+        end: index just behind the closing brace.
+    """
+
+    source: str
+    root: str
+    conversion: str
+    spec: str
+    inner: frozenset[str]
+    is_plain: bool
+    is_padded: bool
+    calls_root: bool
+    end: int
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether it can hardly be anything but a field, so that a missing name is a slip of the pen."""
+        if not self.is_plain or self.is_padded or not any(c.isalpha() for c in self.root):
+            return False
+        return not self.spec or bool(_TELLING_SPEC.fullmatch(self.spec))
+
+    def is_known(self, names: Mapping[str, object]) -> bool:
+        """Whether ``names`` has what the expression starts from."""
+        if self.root in names:
+            # {a:b} is a field with a format spec, or a dict display of two variables: then it is code.
+            return not (len(self.spec) == 1 and self.spec.isalpha() and self.spec in names)
+        is_builtin = callable(getattr(builtins, self.root, None)) and self.root not in _UNWANTED
+        return self.calls_root and is_builtin and any(name in names for name in self.inner)
+
+
+def read_field(text: str, start: int, *, calls: bool = True) -> Field | None:
+    """The field whose opening brace is ``text[start]``, or None when that is not one.
+
+    Args:
+        text: the prompt.
+        start: index of the opening brace.
+        calls: whether calls are allowed; without them only names, attributes and items are.
+    """
+    head = _HEAD.match(text, start)
+    if head is None:
+        return None
+    stop = _end_of_chain(text, head.end())
+    if stop is None:
+        return None
+    source, pos, conversion, spec = text[head.start(2) : stop], stop, "", ""
+    if match := _CONVERSION.match(text, pos):
+        conversion, pos = match[1], match.end()
+    if text[pos] == ":":
+        found = _SPEC.match(text, pos)
+        if found is None or not _is_format_spec(found[1]):
+            return None
+        spec, pos = found[1], found.end() - 1
+    if text[pos] != "}":
+        return None
+    is_padded = bool(head[1]) or source != source.rstrip()
+    return _checked(source.rstrip(), conversion, spec, is_padded=is_padded, end=pos + 1, calls=calls)
+
+
+def _is_format_spec(spec: str) -> bool:
+    return bool(_MINI_LANGUAGE.fullmatch(spec) or _DATE_FORMAT.fullmatch(spec))
+
+
+def _end_of_chain(text: str, pos: int) -> int | None:
+    """Where a chain of attributes, items and calls ends: the index of its ``}``, ``!`` or ``:``."""
+    limit = min(len(text), pos + _MAX_CHARS)
+    while True:
+        found = _CHAIN.match(text, pos, limit)
+        pos = found.end() if found else pos
+        if pos >= limit:
+            return None
+        if text[pos] in "}!:":
+            return pos
+        if text[pos] not in "([":
+            return None
+        behind = _end_of_brackets(text, pos, limit)
+        if behind is None:
+            return None
+        pos = behind
+
+
+def _end_of_brackets(text: str, pos: int, limit: int) -> int | None:
+    """Just behind the bracket that closes the one at ``pos``; strings are skipped whole."""
+    closers: list[str] = []
+    while pos < limit:
+        char = text[pos]
+        if char in _CLOSERS:
+            closers.append(_CLOSERS[char])
+            pos += 1
+        elif char in ")]}":
+            if char != closers.pop():
+                return None
+            pos += 1
+            if not closers:
+                return pos
+        elif char in "'\"":
+            string = _STRING.match(text, pos, limit)
+            if string is None:
+                return None
+            pos = string.end()
+        else:
+            found = _NESTED.match(text, pos, limit)
+            pos = found.end() if found else pos + 1
+    return None
+
+
+def _checked(
+    source: str, conversion: str, spec: str, *, is_padded: bool, end: int, calls: bool
+) -> Field | None:
+    """The field, if ``source`` is a chain that starts from a name."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the person's escapes are not for now
+            tree = ast.parse(source, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    root = _root_of(tree.body)
+    if root is None:
+        return None
+    nodes = list(ast.walk(tree))
+    if any(isinstance(node, _NEVER) for node in nodes):
+        return None
+    if not calls and not all(isinstance(node, _NO_CALL + _NO_CALL_PARTS) for node in nodes):
+        return None
+    return Field(
+        source=source,
+        root=root.id,
+        conversion=conversion,
+        spec=spec,
+        inner=frozenset(n.id for n in nodes if isinstance(n, ast.Name) and n is not root),
+        is_plain=tree.body is root,
+        is_padded=is_padded,
+        calls_root=any(isinstance(n, ast.Call) and n.func is root for n in nodes),
+        end=end,
+    )
+
+
+def _root_of(node: ast.expr) -> ast.Name | None:
+    """The name that a chain starts from, or None when it is not a chain."""
+    while not isinstance(node, ast.Name):
+        if isinstance(node, (ast.Attribute, ast.Subscript)):
+            node = node.value
+        elif isinstance(node, ast.Call):
+            node = node.func
+        else:
+            return None
+    return node
+
+
+def evaluate_field(field: Field, names: Mapping[str, object], *, where: str = "") -> object:
+    """The value of the expression, evaluated once; conversion and spec are not applied.
+
+    Args:
+        field: a field that is known to ``names``.
+        names: the notebook's variables; not changed.
+        where: the place for an error ("line 3 of the cell").
+
+    Raises:
+        ExpressionError: it raised; the cause is chained.
+    """
+    if field.is_plain:
+        return names[field.root]
+    # A copy: eval puts __builtins__ into its globals, and comprehensions look names up there only.
+    scope = {"__builtins__": builtins, **names}
+    try:
+        return eval(compile(field.source, "<prompt>", "eval", dont_inherit=True), scope)
+    except Exception as exc:
+        raise _failure(field, names, exc, where) from exc
+
+
+def formatted(field: Field, value: object, *, where: str = "") -> str:
+    """The text of ``value`` after the field's conversion and format spec.
+
+    Raises:
+        ExpressionError: the value does not take that spec, or its own ``__str__`` raised.
+    """
+    convert = {"": str, "s": str, "r": repr, "a": ascii}[field.conversion]
+    try:
+        if not field.spec:
+            return convert(value)
+        return format(convert(value) if field.conversion else value, field.spec)
+    except Exception as exc:
+        raise _failure(field, {}, exc, where) from exc
+
+
+def _failure(field: Field, names: Mapping[str, object], exc: Exception, where: str) -> ExpressionError:
+    shown = shorten(field.source, 80)
+    cause = shorten(f"{type(exc).__name__}: {exc}", 120)
+    near = near_names(exc.name, names) if isinstance(exc, NameError) and exc.name else []
+    have = ", ".join(part for part in (where, f"near names: {', '.join(near)}" if near else "") if part)
+    return ExpressionError(
+        f"{{{shown}}} raised {cause}",
+        have=have,
+        hint=f"{shown} in a cell of its own shows the whole traceback",
+        expression=field.source,
+    )
+
+
+def field_names(field: Field) -> frozenset[str]:
+    """Every name that the expression reads."""
+    return field.inner | {field.root}
