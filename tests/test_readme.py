@@ -1,0 +1,111 @@
+"""The README says what is so: its commands, its table of magics, its example in plain Python.
+
+`python tests/test_readme.py` writes the table anew.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from vlm_magic.shell.options import MAGICS, Magic
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+START = "<!-- magics: written by `python tests/test_readme.py` -->\n"
+END = "<!-- end of magics -->"
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def table() -> str:
+    """The table of magics, and one of options for those that share them, as Markdown."""
+    lines = ["| magic | what it does |", "|---|---|"]
+    lines += [f"| `{_cell(row.usage)}` | {_cell(row.summary)} |" for row in MAGICS]
+
+    def options(row: Magic) -> tuple[str, ...]:
+        return tuple(option.usage for option in row.options)
+
+    for _, rows in groupby((row for row in MAGICS if row.options), options):
+        holders = list(rows)
+        names = " and ".join(f"`{row.name}`" for row in holders)
+        lines += ["", f"| option of {names} | what it does |", "|---|---|"]
+        lines += [f"| `{_cell(option.usage)}` | {_cell(option.help)} |" for option in holders[0].options]
+    return "\n".join(lines) + "\n"
+
+
+def _with_table(text: str) -> str:
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}{table()}{END}{after}"
+
+
+def test_the_table_shows_the_live_magics_and_options() -> None:
+    """Mend with `python tests/test_readme.py`."""
+    text = README.read_text(encoding="utf-8")
+    assert START in text
+    assert text == _with_table(text)
+
+
+def test_the_first_two_blocks_are_commands_of_one_line() -> None:
+    """Each does all its set-up, starting with nothing but Python."""
+    lab, tests = _blocks("bash")[:2]
+    for command in (lab, tests):
+        assert command.count("\n") == 1
+        steps = command.strip().split(" && ")
+        assert steps[0] == "python3 -m venv .venv"
+        assert shlex.split(steps[1])[:4] == [".venv/bin/pip", "install", "-c", "tests/constraints.txt"]
+    assert "jupyter lab" in lab
+    assert lab.strip().endswith("notebooks/00_quickstart.ipynb")
+    assert tests.strip().endswith("-m pytest")
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    """In a virtual environment of its own, otherwise to the letter."""
+    shown = subprocess.run(
+        ["bash", str(ROOT / ".ci" / "run"), "--show"], capture_output=True, text=True, check=True
+    ).stdout
+    venv = shlex.split(shown)[3]
+    assert shown.replace(venv, ".venv") == _blocks("bash")[1]
+
+
+def test_every_file_that_the_readme_names_is_there() -> None:
+    text = README.read_text(encoding="utf-8")
+    named = re.findall(r"!\[[^\]]*\]\((\.[^)]+)\)", text)
+    assert named
+    named += re.findall(r"(?:tests|notebooks|\.github)/[\w.]+", text)
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("code", _blocks("python"))
+def test_the_example_in_plain_python_runs(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vlm_magic import workspace
+    from vlm_magic.starter.scenes import draw_scene
+
+    monkeypatch.setattr(workspace, "_current", workspace.Workspace())
+    draw_scene([("red", "circle", 0.3, 0.3, 0.3), ("blue", "square", 0.7, 0.7, 0.3)]).save(
+        tmp_path / "scene.png"
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert re.match(r"(1|one)\b", capsys.readouterr().out, re.IGNORECASE)
+
+
+if __name__ == "__main__":
+    README.write_text(_with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{README.name} has the table of {len(MAGICS)} magics")
