@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 
-def load(model: str | Path = "starter", *, name: str | None = None, **options: object) -> LocalEngine:
+def load(model: str | Path = "starter", *, name: str | None = None, **options: Any) -> LocalEngine:
     """Load a model and keep it in this process; loading the same thing again costs nothing.
 
     Args:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vlm_magic.conversation import CellKey, Conversation
 from vlm_magic.errors import PictureTypeError, PromptError
@@ -79,13 +80,13 @@ class Session:
     """
 
     def __init__(
-        self, engine: Engine | None = None, conversation: Conversation | None = None, **settings: object
+        self, engine: Engine | None = None, conversation: Conversation | None = None, **settings: Any
     ) -> None:
         self.engine = engine
         self.conversation = conversation if conversation is not None else Conversation()
         self.settings = Settings().updated(settings)
 
-    def ask(self, *parts: object, **settings: object) -> Reply:
+    def ask(self, *parts: object, **settings: Any) -> Reply:
         """Ask and wait for the whole answer.
 
         Args:
@@ -103,7 +104,7 @@ class Session:
         assert reply is not None
         return reply
 
-    def stream(self, *parts: object, **settings: object) -> Iterator[Chunk]:
+    def stream(self, *parts: object, **settings: Any) -> Iterator[Chunk]:
         """Ask and yield the chunks of the answer; the last one carries the reply.
 
         Closing the iterator early stops the answer and keeps its partial text.
@@ -116,7 +117,7 @@ class Session:
         key: CellKey | None = None,
         fresh: bool = False,
         engine: Engine | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> tuple[Bill, tuple[Picture, ...]]:
         """What the model would be given for this question, its cost, and all pictures of the prompt.
 
@@ -143,7 +144,7 @@ class Session:
         engine: Engine | None = None,
         on_commit: Callable[[Exchange], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> Answer:
         """Queue a question and return its handle at once.
 

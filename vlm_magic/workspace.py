@@ -12,7 +12,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlm_magic.conversation import CellKey, Conversation
 from vlm_magic.errors import ConversationError, ModelNotFoundError, OptionError, near_names
@@ -58,7 +58,7 @@ class Workspace:
         name: str | None = None,
         replace: bool = False,
         on_progress: Callable[[str, int, int], None] | None = None,
-        **options: object,
+        **options: Any,
     ) -> LocalEngine:
         """Load a model and make it the default; loading the same thing again costs nothing.
 

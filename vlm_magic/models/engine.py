@@ -160,7 +160,7 @@ class LocalEngine:
         )
 
 
-class _Run(BaseStreamer, StoppingCriteria):  # type: ignore[misc]  # transformers' bases are untyped
+class _Run(BaseStreamer, StoppingCriteria):
     """One call of ``model.generate``: takes its tokens, ends it, sums it up.
 
     As streamer it sees the prompt first and then every token; as stopping criterion it looks at the

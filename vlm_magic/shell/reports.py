@@ -13,7 +13,7 @@ from vlm_magic.workspace import Workspace
 __all__ = ["show_history", "show_load", "show_reset", "show_status", "show_unload"]
 
 
-def show_load(workspace: Workspace, model: str, values: dict[str, object]) -> None:
+def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
     """Load a model and say what was loaded, or that it was there already."""
     from vlm_magic.models.loading import describe
 
