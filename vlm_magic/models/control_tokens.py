@@ -219,13 +219,14 @@ class GuardedTokenizer:
     new one is made for each prompt.
 
     Attributes:
+        mask: the words that are hidden.
         texts: what the processor gave to tokenize, after its own expansions (with masks still in it).
         is_exact: whether every hidden word reached the model as its own letters.
     """
 
     def __init__(self, tokenizer: Any, mask: Mask) -> None:
         self._tokenizer = tokenizer
-        self._mask = mask
+        self.mask = mask
         self._encoding: Any = None
         self._encoded: list[_Encoded | None] = []
         self._n_padding: list[int] = []
@@ -242,7 +243,7 @@ class GuardedTokenizer:
         """Tokenize as the real one does, hidden words in their own letters."""
         batch = [text] if isinstance(text, str) else list(text)
         self.texts = batch
-        if not any(self._mask.is_in(sample) for sample in batch):
+        if not any(self.mask.is_in(sample) for sample in batch):
             self._encoded = [None] * len(batch)
             self._encoding = self._tokenizer(text, **options)
             return self._encoding
@@ -293,7 +294,7 @@ class GuardedTokenizer:
         characters still in place. If that gives what the tokenizer itself gives, then cutting and encoding are
         what it does, and a run with its letters put back may be encoded in the same way.
         """
-        control = self._mask.control
+        control = self.mask.control
         pieces = control.split(text)
         own: list[int] = self._tokenizer(text, add_special_tokens=add_special)["input_ids"]
         rebuilt: list[int] = []
@@ -309,8 +310,8 @@ class GuardedTokenizer:
             run = text[start:end]
             before = control.encode_run(run, at_start=start == 0)
             after = (
-                control.encode_run(self._mask.reveal(run), at_start=start == 0)
-                if self._mask.is_in(run)
+                control.encode_run(self.mask.reveal(run), at_start=start == 0)
+                if self.mask.is_in(run)
                 else before
             )
             if before is None or after is None:
@@ -326,15 +327,13 @@ class GuardedTokenizer:
 
     def _encode_apart(self, text: str, add_special: bool) -> _Encoded:
         """Ids with a zero-width space inside each hidden word."""
-        self.is_exact = self.is_exact and not any(
-            self._mask.hidden[c] for c in self._mask.hidden if c in text
-        )
-        shown = self._mask.reveal_apart(text)
+        self.is_exact = self.is_exact and not any(self.mask.hidden[c] for c in self.mask.hidden if c in text)
+        shown = self.mask.reveal_apart(text)
         encoding = self._tokenizer(shown, add_special_tokens=add_special)
         starts, tokens, cursor = [], [], 0
-        for start, end, _ in self._mask.control.split(text):
+        for start, end, _ in self.mask.control.split(text):
             starts.append(start)
             found = encoding.char_to_token(cursor) if encoding.is_fast else None
             tokens.append(found if found is not None else (tokens[-1] if tokens else 0))
-            cursor += len(self._mask.reveal_apart(text[start:end]))
+            cursor += len(self.mask.reveal_apart(text[start:end]))
         return _Encoded(list(encoding["input_ids"]), starts or [0], tokens or [0])

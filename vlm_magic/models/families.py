@@ -20,10 +20,13 @@ from vlm_magic.models.prompting import (
     Draft,
     Prepared,
     lay_out_chat,
+    lay_out_pictures_first,
+    lay_out_words,
     prepare,
     prepare_batch,
     process_texts,
 )
+from vlm_magic.models.interleaved import lay_out_idefics, list_as_text, process_lists
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +51,8 @@ Process = Callable[["Loaded", Any, Sequence[Draft], Mask], "dict[str, torch.Tens
 
 def image_token(processor: Any) -> str:
     """The placeholder that a processor expands into a picture's tokens."""
-    return str(getattr(processor, "image_token", None) or "<image>")
+    token = getattr(processor, "image_token", None) or "<image>"
+    return str(getattr(token, "content", token))
 
 
 def _text_of(loaded: Loaded, draft: Draft) -> str:
@@ -70,7 +74,9 @@ class Family:
         process: drafts → tensors.
         placeholder: what stands for a picture in a plain continuation.
         template_token: what the chat template writes for a picture.
-        expansion: what the processor writes in a placeholder's place, for processors that do not tell.
+        expansion: what the processor writes in a placeholder's place, for processors that do not tell; None where
+            it puts the pictures before everything, wherever they stood.
+        border: token on both sides of a picture, one between two neighbours.
         as_text: a draft as one text, for showing.
         max_pictures: the most pictures of a prompt; None for any number.
         needs_picture: whether a prompt without a picture fails.
@@ -88,7 +94,8 @@ class Family:
     process: Process = process_texts
     placeholder: Callable[[Any], str] = image_token
     template_token: Callable[[Any], str] = image_token
-    expansion: Callable[[Loaded], str] = _one_token
+    expansion: Callable[[Loaded], str] | None = _one_token
+    border: str = ""
     as_text: Callable[[Loaded, Draft], str] = _text_of
     max_pictures: int | None = None
     needs_picture: bool = False
@@ -100,14 +107,90 @@ class Family:
     has_own_dialogue: bool = False
 
 
-DEFAULT = Family("generic")
+_FAKE = "<fake_token_around_image>"
+_EOU = "<end_of_utterance>"
+
+
+def _idefics2_expansion(loaded: Loaded) -> str:
+    """One run of image tokens, or five with a mark between where pictures are cut into tiles."""
+    processor = loaded.processor
+    run = processor.image_token * processor.image_seq_len
+    return str(_FAKE.join([run] * (5 if processor.image_processor.do_image_splitting else 1)))
+
+
+DEFAULT = Family("any other", silent_words=("<image>",))
 
 FAMILIES: tuple[Family, ...] = (
     Family(
-        "Idefics3 and SmolVLM",
-        ("idefics3", "smolvlm"),
-        stop_words=("<end_of_utterance>",),
-        silent_words=("<fake_token_around_image>", "<global-img>"),
+        "IDEFICS",
+        ("idefics",),
+        lay_out=lay_out_idefics,
+        process=process_lists,
+        as_text=list_as_text,
+        expansion=lambda loaded: "<image>",
+        border=_FAKE,
+        stop_words=(_EOU,),
+        silent_words=("<image>", _FAKE),
+        has_own_dialogue=True,
+    ),
+    Family(
+        "Idefics2",
+        ("idefics2",),
+        expansion=_idefics2_expansion,
+        border=_FAKE,
+        stop_words=(_EOU,),
+        silent_words=("<image>", _FAKE),
+        is_float16_safe=True,
+    ),
+    Family("Idefics3", ("idefics3",), stop_words=(_EOU,), silent_words=(_FAKE, "<global-img>")),
+    Family(
+        "SmolVLM",
+        ("smolvlm",),
+        stop_words=(_EOU,),
+        silent_words=(_FAKE, "<global-img>"),
+        stand_in_processor="Idefics3Processor",  # the same ids; its own needs num2words and torchvision, for videos
+    ),
+    Family("LLaVA", ("llava", "vipllava"), is_float16_safe=True),
+    Family("LLaVA-NeXT", ("llava_next",), is_float16_safe=True),
+    Family("LLaVA-OneVision", ("llava_onevision",), stop_words=("<|im_end|>",), is_float16_safe=True),
+    Family(
+        "Qwen-VL",
+        ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+        placeholder=lambda processor: f"<|vision_start|>{image_token(processor)}<|vision_end|>",
+        stop_words=("<|im_end|>", "<|endoftext|>"),
+        silent_words=("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
+    ),
+    Family(
+        "Gemma 3",
+        ("gemma3", "gemma3n"),
+        stop_words=("<end_of_turn>",),
+        silent_words=("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+    ),
+    Family(
+        "PaliGemma",
+        ("paligemma",),
+        lay_out=lay_out_pictures_first,
+        needs_picture=True,
+        control_pattern=r"<loc\d{4}>|<seg\d{3}>",
+    ),
+    Family("InternVL", ("internvl",), stop_words=("<|im_end|>",), silent_words=("<img>", "</img>")),
+    Family("Llama 3.2 Vision", ("mllama",), stop_words=("<|eot_id|>", "<|eom_id|>")),
+    Family(
+        "BLIP-2",
+        ("blip-2",),
+        lay_out=lay_out_words,
+        expansion=None,
+        max_pictures=1,
+        is_float16_safe=True,
+    ),
+    Family(
+        "InstructBLIP",
+        ("instructblip",),
+        lay_out=lay_out_words,
+        expansion=None,
+        max_pictures=1,
+        needs_picture=True,
+        is_float16_safe=True,
     ),
 )
 

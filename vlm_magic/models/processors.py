@@ -49,7 +49,9 @@ def load_processor(
     try:
         try:
             processor = AutoProcessor.from_pretrained(folder, config=config, **options)
-        except ImportError as error:
+        except (ImportError, OSError, ValueError) as error:
+            if not any(word in str(error) for word in ("orchvision", "num2words")):
+                raise
             processor = _without_video(folder, config, family, error)
     except VLMError:
         raise
@@ -88,12 +90,12 @@ def _give_padding(tokenizer: Any) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def _without_video(folder: Path, config: Any, family: Family, error: ImportError) -> Any:
+def _without_video(folder: Path, config: Any, family: Family, error: Exception) -> Any:
     """The family's own processor class with the picture part alone."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
     base = _processor_class(config, family)
-    if base is None or "video_processor" not in base.get_attributes() and not family.stand_in_processor:
+    if base is None or not ("video_processor" in base.get_attributes() or family.stand_in_processor):
         raise error
     settings, _ = base.get_processor_dict(folder, local_files_only=True)
     settings = {key: value for key, value in settings.items() if key not in _NOT_ARGUMENTS}

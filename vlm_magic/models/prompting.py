@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     from vlm_magic.models.loading import Loaded
 
-__all__ = ["Draft", "Prepared", "lay_out_chat", "lay_out_parts", "prepare", "prepare_batch"]
+__all__ = [
+    "Draft",
+    "Prepared",
+    "lay_out_chat",
+    "lay_out_parts",
+    "lay_out_pictures_first",
+    "lay_out_words",
+    "prepare",
+    "prepare_batch",
+    "process_texts",
+]
 
 
 @dataclass
@@ -201,6 +211,27 @@ def lay_out_parts(
     return Draft("".join(pieces), pictures)
 
 
+def lay_out_pictures_first(
+    loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]
+) -> Draft:
+    """As `lay_out_chat`; without a template all pictures come first, then the words, as PaliGemma was trained."""
+    if loaded.chat_template is not None and not settings.continuation:
+        return lay_out_chat(loaded, turns, settings, hide)
+    draft = lay_out_parts(loaded, turns, settings, hide)
+    placeholder = loaded.family.placeholder(loaded.processor)
+    draft.text = placeholder * len(draft.pictures) + draft.text.replace(placeholder, "")
+    return draft
+
+
+def lay_out_words(
+    loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]
+) -> Draft:
+    """The words alone: the processor puts the picture before them by itself."""
+    draft = lay_out_parts(loaded, turns, settings, hide)
+    draft.text = draft.text.replace(loaded.family.placeholder(loaded.processor), "")
+    return draft
+
+
 def _with_system(turns: Sequence[Turn], system: str) -> list[Turn]:
     if not system:
         return list(turns)
@@ -304,6 +335,10 @@ def _observed(processor: Any, tokenizer: GuardedTokenizer) -> tuple[Any, list[st
     replacements: list[str] = []
     watched = copy.copy(processor)
     watched.tokenizer = tokenizer
+    if hasattr(processor, "qformer_tokenizer"):  # it reads the words too, and has no picture tokens
+        watched.qformer_tokenizer = lambda text, **options: processor.qformer_tokenizer(
+            [tokenizer.mask.reveal(sample) for sample in text], **options
+        )
     original = getattr(processor, "replace_image_token", None)
     if original is not None:
 
@@ -325,22 +360,49 @@ def _picture_spans(
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Row and token span of each picture."""
     n_pictures = sum(len(draft.pictures) for draft in drafts)
+    if loaded.family.expansion is None:
+        return _leading_spans(loaded, inputs)
     if len(replacements) != n_pictures:
         replacements = [loaded.family.expansion(loaded)] * n_pictures
     rows: list[int] = []
     spans: list[tuple[int, int]] = []
     queue = iter(replacements)
     for row, draft in enumerate(drafts):
-        cursor = 0
+        text, cursor = tokenizer.texts[row], 0
         for _ in draft.pictures:
-            replacement = next(queue)
-            start = tokenizer.texts[row].find(replacement, cursor)
-            cursor = start + len(replacement)
-            first, last = tokenizer.token_at(row, start), tokenizer.token_at(row, cursor - 1)
-            if start < 0 or not replacement or first is None or last is None:
+            start, end = _place_of(next(queue), text, cursor, loaded.family.border)
+            cursor = end
+            first, last = tokenizer.token_at(row, start), tokenizer.token_at(row, end - 1)
+            if start < 0 or first is None or last is None:
                 raise ModelKindError(f"cannot find the pictures' tokens in a prompt of {loaded.name}")
             rows.append(row)
             spans.append((first, last + 1))
+    return rows, spans
+
+
+def _place_of(replacement: str, text: str, cursor: int, border: str) -> tuple[int, int]:
+    """Where a picture stands in the expanded text, its border tokens included; (-1, …) for nowhere."""
+    start = text.find(replacement, cursor) if replacement else -1
+    end = start + len(replacement)
+    if border and start >= 0:
+        if text.startswith(border, end):
+            end += len(border)
+        if start - len(border) >= cursor and text.startswith(border, start - len(border)):
+            start -= len(border)
+    return start, end
+
+
+def _leading_spans(
+    loaded: Loaded, inputs: dict[str, torch.Tensor]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Spans where each row opens with its one picture."""
+    token_id = loaded.tokenizer.convert_tokens_to_ids(loaded.family.placeholder(loaded.processor))
+    rows, spans = [], []
+    for row, ids in enumerate(inputs["input_ids"].tolist()):
+        if token_id in ids:
+            start = ids.index(token_id)
+            rows.append(row)
+            spans.append((start, start + ids.count(token_id)))
     return rows, spans
 
 
