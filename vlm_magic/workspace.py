@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_magic.conversation import CellKey, Conversation
-from vlm_magic.errors import ConversationError, ModelNotFoundError, OptionError, near_names
+from vlm_magic.errors import ConversationError, ModelNotFoundError, near_names
 from vlm_magic.messages import Engine, Exchange
 from vlm_magic.session import Session
 
 if TYPE_CHECKING:
     from vlm_magic.models.engine import LocalEngine
-    from vlm_magic.models.loading import LoadOptions
+    from vlm_magic.models.options import LoadOptions
 
 __all__ = ["MAIN", "Workspace", "current"]
 
@@ -73,9 +73,10 @@ class Workspace:
             OptionError: no such option. ModelError and its kin: the model does not load.
         """
         from vlm_magic.models.engine import LocalEngine
-        from vlm_magic.models.loading import LoadOptions, load_model
+        from vlm_magic.models.loading import load_model
+        from vlm_magic.models.options import LoadOptions
 
-        wanted = (str(model), _load_options(LoadOptions, options))
+        wanted = (str(model), LoadOptions.from_values(options))
         with self._lock:
             key = name or str(model)
             resident = self.engines.get(key)
@@ -241,22 +242,6 @@ class Workspace:
     def peek_key(self) -> CellKey | None:
         """The key that the next call would have, without counting it."""
         return None if self._cell is None else (self._cell, self._n_calls)
-
-
-def _load_options(kind: type[LoadOptions], options: dict[str, object]) -> LoadOptions:
-    from dataclasses import fields
-
-    known = [f.name for f in fields(kind)]
-    for option in options:
-        if option not in known:
-            near = near_names(option, known)
-            raise OptionError(
-                f"load() has no option {option!r}",
-                have=", ".join(near or known),
-                hint=f"{near[0]}=…" if near else "",
-                name=option,
-            )
-    return kind(**options)  # type: ignore[arg-type]
 
 
 _current = Workspace()

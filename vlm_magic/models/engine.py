@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class LocalEngine:
             ModelError: the engine was closed.
         """
         self._resident()
-        how = settings or Settings()
+        how = self._settings(settings)
         return self._queue.submit(
             lambda generation: self._answer(generation, turns_now(turns), how),
             on_end=on_end,
@@ -117,6 +118,13 @@ class LocalEngine:
         self._queue.close()
         loaded, self.loaded = self.loaded, None
         return memory.release(loaded)
+
+    def _settings(self, settings: Settings | None) -> Settings:
+        """The settings, with the checkpoint's own sampling where the model was loaded to use it."""
+        how = settings or Settings()
+        if self._resident().options.sampling and not how.is_sampling and how.beams == 1:
+            return replace(how, sampling=True)
+        return how
 
     def _resident(self) -> Loaded:
         if self.loaded is None:

@@ -10,7 +10,9 @@ from traitlets import Bool
 from vlm_magic.errors import OptionError
 from vlm_magic.shell import asking, reports
 from vlm_magic.shell.cells import CellWatch
+from vlm_magic.shell.completion import PromptCompleter
 from vlm_magic.shell.options import help_text, magic, parse_line, parse_options_only
+from vlm_magic.shell.questions import allow_questions, forbid_questions
 from vlm_magic.workspace import Workspace, current
 
 __all__ = ["VLMMagics", "register", "unregister"]
@@ -26,6 +28,7 @@ class VLMMagics(Magics):
         super().__init__(shell)
         self.workspace = workspace
         self.watch = CellWatch(shell, workspace)
+        self.completer = PromptCompleter(shell)
 
     @no_var_expand
     @cell_magic("vlm")
@@ -96,6 +99,8 @@ def register(shell: Any) -> None:
     magics = VLMMagics(shell, current())
     shell.register_magics(magics)
     magics.watch.start()
+    magics.completer.start()
+    allow_questions(shell)
 
 
 def unregister(shell: Any) -> None:
@@ -103,3 +108,5 @@ def unregister(shell: Any) -> None:
     magics = shell.magics_manager.registry.get("VLMMagics")
     if magics is not None:
         magics.watch.stop()
+        magics.completer.stop()
+        forbid_questions(shell)

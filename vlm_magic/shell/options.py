@@ -70,6 +70,12 @@ def _seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
 
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("yes", "no", "true", "false", "on", "off"):
+        raise ValueError("yes or no")
+    return text.lower() in ("yes", "true", "on")
+
+
 ASK_OPTIONS = (
     Option(("-o", "--out"), "Put the text of the answer into this variable.", "NAME", _identifier),
     Option(("-c", "--conversation"), "Which conversation the turn belongs to; made when new.", "NAME"),
@@ -79,11 +85,17 @@ ASK_OPTIONS = (
     Option(("--max-tokens",), "The most new tokens (512).", "N", int),
     Option(("--temperature",), "Above 0 draws tokens at random; without it answers are greedy.", "T", float),
     Option(("--top-p",), "Draw from the smallest set of tokens with this probability.", "P", float),
+    Option(("--top-k",), "Draw from this many tokens.", "K", int),
+    Option(("--sampling",), "Answer with the checkpoint's own sampling defaults."),
     Option(("--seed",), "Make random answers repeatable.", "N", int),
     Option(("--beams",), "Beams of a beam search (1, that is none).", "N", int),
     Option(
         ("--time-limit",), "Stop after this many seconds with what there is.", "S", _seconds, "time_limit_s"
     ),
+    Option(("--stop",), "End the answer before this text.", "TEXT", lambda text: (text,)),
+    Option(("--repetition-penalty",), "Above 1 discourages tokens that are there already.", "P", float),
+    Option(("--continuation",), "Continue the text as it stands, without the chat template."),
+    Option(("--special-tokens",), "Let the text name the model's control tokens on purpose."),
     Option(("--raw",), "Take the text as it stands: no {variables}, no pictures in it."),
     Option(("--no-panel",), "Stream plain text instead of the panel."),
     Option(("--dry-run",), "Show what the model would be given, and generate nothing."),
@@ -93,9 +105,17 @@ LOAD_OPTIONS = (
     Option(("--as",), "Call the model so and keep the others loaded; -m NAME asks it.", "NAME", name="name"),
     Option(("--dtype",), "auto, float32, bfloat16 or float16.", "TYPE"),
     Option(("--quantize",), "4bit, 8bit (bitsandbytes), int8 (Quanto) or torchao-int8.", "HOW"),
-    Option(("--attn",), "auto, sdpa, eager, flash_attention_2 or flex_attention.", "HOW"),
-    Option(("--device",), "auto, cpu, cuda:0 or mps.", "WHERE"),
+    Option(("--attn",), "auto, sdpa, eager, flash or flex.", "HOW"),
+    Option(("--device",), "auto, cpu, cuda, cuda:1, mps, or offload (GPU first, then CPU).", "WHERE"),
+    Option(("--splitting",), "Cut pictures into tiles, yes or no.", "YES", _yes_or_no),
+    Option(("--picture-tokens",), "About the most tokens that a picture may cost.", "N", int),
     Option(("--revision",), "A branch, tag or commit on the hub.", "REV"),
+    Option(("--adapter",), "A LoRA adapter, folder or hub id.", "PATH"),
+    Option(("--sampling",), "Answer with the checkpoint's own sampling defaults."),
+    Option(("--trust-remote-code",), "Run code that comes with the checkpoint."),
+    Option(("--unsafe-weights",), "Load pickled weights, which can run code."),
+    Option(("--force",), "Load although the estimate says that it will not fit."),
+    Option(("--dry-run",), "Say what it would need and what is free, and load nothing."),
 )
 
 _CONVERSATION = Option(("-c", "--conversation"), "Which conversation (the current one).", "NAME")

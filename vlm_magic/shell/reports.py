@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
@@ -18,17 +17,25 @@ def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
     from vlm_magic.models.loading import describe
 
     name = values.pop("name", None)
+    if values.pop("dry_run", False):
+        from vlm_magic.models.estimate import estimate
+        from vlm_magic.models.options import LoadOptions
+
+        print(estimate(model, LoadOptions.from_values(values)))
+        return
     resident = dict(workspace.engines)
-    path = Path(model).expanduser()
     engine = workspace.load(
-        path if path.is_dir() else model,
+        model,
         name=None if name is None else str(name),
         replace=name is None,
         **values,
     )
     assert engine.loaded is not None
     is_new = engine not in resident.values()
-    print(describe(engine.loaded) if is_new else f"{engine.name} is loaded already")
+    if not is_new:
+        print(f"{engine.name} is loaded already")
+        return
+    print("\n".join([describe(engine.loaded), *(f"  {note}" for note in engine.loaded.notes)]))
 
 
 def show_status(workspace: Workspace) -> None:
