@@ -34,10 +34,12 @@ _PLUGINS = {
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
     "HEIC": ("pillow_heif", "HeifImageFile"),
 }
+# WEBP and AVIF decoders hold up to 16 bytes a pixel, the others 4.
+_MEGAPIXELS = {"JPEG": JPEG_MEGAPIXELS, "WEBP": 24.0, "AVIF": 24.0}
 _JPEG_HEAD_BYTES = 1_000_000  # EXIF, profiles and thumbnails may stand before the frame
-_HELD_BYTES = 150_000_000  # coefficients of a JPEG in several scans that may be held at once
+_JPEG_BYTES = 350_000_000  # coefficients held and pixels made, together
+_TIFF_BYTES = 360_000_000  # of the file and the pixels
 _MAX_SCANS = 200  # a real progressive JPEG has about ten; each costs a pass over the whole picture
-_REDUCED_PX = 40_000_000  # a JPEG above the usual limit is decoded at a scale that is below this
 _COUNTED_GIF_BYTES = 4_000_000  # counting the frames of a larger GIF takes too long
 
 _quiet = threading.Lock()  # warnings.catch_warnings is one for all threads
@@ -91,12 +93,11 @@ def _decode(file: IO[bytes], name: str, options: PictureOptions) -> Decoded:
     if kind == "JPEG":
         scale = _check_jpeg(file, name, options)
     elif kind == "WEBP" and (size := headers.webp_size(head)):
-        check_size(size, name, options.max_megapixels)
+        check_size(size, name, options.max_megapixels, kind)
     file.seek(0)
     image = _open(kind, file, name)
-    if kind != "JPEG":
-        check_size(image.size, name, options.max_megapixels)
-    _check_tiles(image, name, options)
+    check_size(image.size, name, options.max_megapixels, kind)
+    _check_tiff(image, file, name, options)
     notes = _reduce_jpeg(image, scale, options.longest_px) if kind == "JPEG" else []
     notes += _frame_notes(image, file)
     rgb, more = to_rgb(image)
@@ -128,7 +129,7 @@ def decode_pillow(image: Image.Image, *, name: str, options: PictureOptions) -> 
 
 def check_size(size: tuple[int, int], name: str, max_megapixels: float | None, kind: str = "") -> None:
     """Raise a PictureTooLargeError when ``size`` (width, height) is above the limit."""
-    limit = max_megapixels or (JPEG_MEGAPIXELS if kind == "JPEG" else DEFAULT_MEGAPIXELS)
+    limit = max_megapixels or _MEGAPIXELS.get(kind, DEFAULT_MEGAPIXELS)
     megapixels = size[0] * size[1] / 1e6
     if megapixels > limit:
         raise PictureTooLargeError(
@@ -153,17 +154,20 @@ def _check_jpeg(file: IO[bytes], name: str, options: PictureOptions) -> int:
             raise PictureDecodeError(
                 f"{name} is a JPEG in {n_scans} scans", have=f"at most {_MAX_SCANS} are read"
             )
-        if found.held_bytes > _HELD_BYTES and options.max_megapixels is None:
-            megapixels = found.size_px[0] * found.size_px[1] / 1e6
-            raise PictureTooLargeError(
-                f"{name} is a progressive JPEG of {megapixels:.0f} megapixels",
-                have="such a file is held in memory whole; its limit is lower",
-                hint=f"max_megapixels={megapixels + 1:.0f}, or save it as a baseline JPEG",
-                megapixels=megapixels,
-            )
     scale, n_px = 1, found.size_px[0] * found.size_px[1]
-    while scale < 8 and n_px > DEFAULT_MEGAPIXELS * 1e6 and n_px / scale**2 > _REDUCED_PX:
+    while scale < 8 and (
+        n_px / scale**2 > DEFAULT_MEGAPIXELS * 1e6 or found.held_bytes + 4 * n_px / scale**2 > _JPEG_BYTES
+    ):
         scale *= 2
+    if options.max_megapixels is not None:
+        return scale
+    if found.held_bytes + 4 * n_px / scale**2 > _JPEG_BYTES:
+        raise PictureTooLargeError(
+            f"{name} is a progressive JPEG of {n_px / 1e6:.0f} megapixels",
+            have="such a file is held in memory whole; its limit is lower",
+            hint=f"max_megapixels={n_px / 1e6 + 1:.0f}, or save it as a baseline JPEG",
+            megapixels=n_px / 1e6,
+        )
     return scale
 
 
@@ -184,11 +188,20 @@ def _open(kind: str, file: IO[bytes], name: str) -> Image.Image:
     return image
 
 
-def _check_tiles(image: Image.Image, name: str, options: PictureOptions) -> None:
-    """A TIFF may ask for a buffer of one tile, however small the picture is."""
+def _check_tiff(image: Image.Image, file: IO[bytes], name: str, options: PictureOptions) -> None:
+    """A TIFF may ask for a buffer of one tile, however small the picture; its decoder maps the file."""
     tags = getattr(image, "tag_v2", None)
     if tags is None:
         return
+    position = file.tell()
+    n_bytes = file.seek(0, io.SEEK_END)
+    file.seek(position)
+    if options.max_megapixels is None and n_bytes + 4 * image.width * image.height > _TIFF_BYTES:
+        raise PictureTooLargeError(
+            f"{name} is a TIFF file of {n_bytes / 1e6:.0f} MB",
+            have=f"{image.width}×{image.height} pixels; file and pixels together take too much memory",
+            hint="max_megapixels=50 reads it all the same; or save it as PNG",
+        )
     width, height = tags.get(322, 0), tags.get(323, 0)
     if isinstance(width, int) and isinstance(height, int):
         check_size((width, height), f"a tile of {name}", options.max_megapixels)

@@ -11,7 +11,7 @@ import ast
 import builtins
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vlm_magic.errors import ExpressionError, near_names, shorten
@@ -37,7 +37,7 @@ _NO_CALL_PARTS = (ast.Expression, ast.expr_context, ast.unaryop)
 _NEVER = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 # Built-ins that ask, run or end something; the others are names when they are called with one's own.
 _UNWANTED = frozenset(
-    "exit quit input breakpoint help eval exec compile print open copyright credits license __import__ "
+    "exit quit input breakpoint help eval exec compile print open copyright credits license __import__ "  # noqa: SIM905
     "setattr delattr globals locals super memoryview".split()
 )
 
@@ -223,13 +223,16 @@ def evaluate_field(field: Field, names: Mapping[str, object], *, where: str = ""
         raise _failure(field, names, exc, where) from exc
 
 
+_CONVERSIONS: dict[str, Callable[[object], str]] = {"": str, "s": str, "r": repr, "a": ascii}
+
+
 def formatted(field: Field, value: object, *, where: str = "") -> str:
     """The text of ``value`` after the field's conversion and format spec.
 
     Raises:
         ExpressionError: the value does not take that spec, or its own ``__str__`` raised.
     """
-    convert = {"": str, "s": str, "r": repr, "a": ascii}[field.conversion]
+    convert = _CONVERSIONS[field.conversion]
     try:
         if not field.spec:
             return convert(value)

@@ -171,7 +171,7 @@ class _Download:
         from vlm_magic.inputs.connections import new_session
 
         self.check_time()
-        scheme, host, port = host_of(url)
+        _, host, port = host_of(url)
         proxies = self.proxies(url)
         if not is_allowed(host, port, self.limits.allow_hosts) and _is_address(host) and not is_public(host):
             raise _refused(host)

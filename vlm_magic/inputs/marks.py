@@ -1,11 +1,11 @@
-"""From the text of a cell to marks: words, fields in braces, picture references, picture URLs.
+r"""From the text of a cell to marks: words, fields in braces, picture references, picture URLs.
 
 Syntax only: nothing is looked up, opened or evaluated, and the raw text of the marks put together is
 the text again. Code (fenced, between backticks, f-strings), JSON documents and LaTeX stay words,
 whatever names they hold. Which fields are expressions is decided in `prompt`, where the names are known.
 
-How LaTeX is told from a field: braces behind a ``\\command``, behind ``^``, behind ``_`` with a single
-letter or a bracket before it, and all within ``$…$``, ``\\(…\\)``, ``\\[…\\]`` and environments.
+How LaTeX is told from a field: braces behind a ``\command``, behind ``^``, behind ``_`` with a single
+letter or a bracket before it, and all within ``$…$``, ``\(…\)``, ``\[…\]`` and environments.
 ``img_{i}.png`` is therefore a field and ``x_{i}`` is not.
 """
 
@@ -115,8 +115,10 @@ def parse_marks(text: str, *, calls: bool = True, first_line: int = 1) -> tuple[
 
 
 class _Scanner:
-    """One pass over a text. Each handler gets the index of its trigger and returns where to go on,
-    with a mark when it found one."""
+    """One pass over a text.
+
+    Each handler gets the index of its trigger and returns where to go on, with a mark when it found one.
+    """
 
     def __init__(self, text: str, calls: bool, first_line: int) -> None:
         self.text = text
@@ -146,7 +148,7 @@ class _Scanner:
     def line(self, pos: int) -> int:
         return self.first_line + bisect_right(self.breaks, pos - 1)
 
-    def handle(self, found: re.Match[str]) -> tuple[int, Mark | None]:
+    def handle(self, found: re.Match[str]) -> tuple[int, Mark | None]:  # noqa: PLR0911 - one line per sign
         """Go on behind the trigger: the next index, and a mark that ends there."""
         trigger, start = found[0], found.start()
         match trigger.lstrip()[0]:
@@ -279,7 +281,7 @@ class _Scanner:
 
     # -- fields --------------------------------------------------------------------------------
 
-    def at_brace(self, start: int) -> tuple[int, Mark | None]:
+    def at_brace(self, start: int) -> tuple[int, Mark | None]:  # noqa: PLR0911 - one line per kind
         text = self.text
         if self.is_subscript(start):
             return self.behind_groups(start, gaps=False) or start + 1, None
@@ -384,10 +386,10 @@ def _end_of_source(text: str, pos: int) -> int:
 def _without_punctuation(url: str) -> str:
     """The URL without the punctuation of the sentence around it."""
     while url:
-        if url[-1] in ".,;:!?*_~…。，":
-            url = url[:-1]
-        elif (url[-1] == ")" and url.count(")") > url.count("(")) or (
-            url[-1] == "]" and url.count("]") > url.count("[")
+        if (
+            url[-1] in ".,;:!?*_~…。，"
+            or (url[-1] == ")" and url.count(")") > url.count("("))
+            or (url[-1] == "]" and url.count("]") > url.count("["))
         ):
             url = url[:-1]
         else:

@@ -7,11 +7,16 @@ that is possible; the EXIF orientation is applied. The picture that is given is 
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlm_magic.inputs.levels import find_levels, to_levels
+from vlm_magic.inputs.levels import Levels, levels_of, to_levels
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["orientation_of", "to_rgb"]
 
@@ -27,11 +32,15 @@ _TURNS = {
 }
 _WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
-_COPY_PX = 40_000_000  # above this, a picture that must be copied is halved: two of 200 MB are too much
+_LEAN_MODES = ("1", "L", "P", "RGB", "I;16", "I;16L", "I;16B", "I;16N")  # beside an RGB copy, under 400 MB
+_COPY_PX = 40_000_000  # above this, two copies of four bytes a pixel are too much: the result is halved
+_STRIP_PX = 1 << 20
 
 
 def to_rgb(image: Image.Image, *, is_derived: bool = False) -> tuple[Image.Image, list[str]]:
-    """An upright RGB copy of ``image`` without metadata, and the guesses in words.
+    """An upright RGB picture without metadata, and the guesses in words.
+
+    It may share its pixels with ``image`` when that is upright RGB already.
 
     Args:
         image: a picture of any mode, loaded or not.
@@ -40,31 +49,66 @@ def to_rgb(image: Image.Image, *, is_derived: bool = False) -> tuple[Image.Image
     notes: list[str] = []
     image.load()
     turn = orientation_of(image, is_derived=is_derived)
+    is_wide = image.mode in _WIDE_MODES
     has_alpha = image.mode in _ALPHA_MODES or "transparency" in image.info
-    rgb = image
-    if image.width * image.height > _COPY_PX and (
-        turn > 1 or has_alpha or image.mode in ("CMYK", "LAB", "RGBX")
-    ):
+    levels = levels_of(_arrays(image), _dtype_of(image)) if is_wide else None
+    if levels is not None and levels.note:
+        notes.append(levels.note)
+    factor = 1
+    is_copied = turn in _TURNS or has_alpha or image.mode not in _LEAN_MODES
+    if is_copied and image.width * image.height > _COPY_PX:
         notes.append(f"{image.width}×{image.height} reduced by half")
-        rgb = _halved(image)
-    if rgb.mode in _WIDE_MODES:
-        rgb, note = _from_wide(rgb)
-        notes.extend([note] if note else [])
-    elif has_alpha:
-        rgb = _on_white(rgb)
-    elif rgb.mode in ("CMYK", "LAB"):
-        rgb = _through_profile(rgb)
-    elif rgb.mode != "RGB":
-        rgb = rgb.convert("RGB")
+        factor = 2
+    by_strips = factor > 1 or is_wide or has_alpha
+    rgb = _by_strips(image, levels, factor) if by_strips else _plain(image, None)
     if turn in _TURNS:
         rgb = rgb.transpose(_TURNS[turn])
-    return _bare(rgb, image), notes
+    return _bare(rgb), notes
 
 
-def _bare(rgb: Image.Image, original: Image.Image) -> Image.Image:
-    """A plain picture with nothing but pixels, sharing none with ``original``."""
-    if rgb is original and type(rgb) is Image.Image:
-        rgb = rgb.copy()
+def _boxes(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes over the whole width, an even number of rows high."""
+    rows = max(2, _STRIP_PX // image.width // 2 * 2)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _arrays(image: Image.Image) -> Iterator[NDArray[Any]]:
+    import numpy as np
+
+    for box in _boxes(image):
+        yield np.asarray(image.crop(box))
+
+
+def _dtype_of(image: Image.Image) -> np.dtype[Any]:
+    import numpy as np
+
+    return np.asarray(image.crop((0, 0, 1, 1))).dtype
+
+
+def _by_strips(image: Image.Image, levels: Levels | None, factor: int) -> Image.Image:
+    """RGB, 1/``factor`` as wide and high, with little memory above the result."""
+    width, height = -(-image.width // factor), -(-image.height // factor)
+    out = Image.new("RGB", (width, height))
+    for box in _boxes(image):
+        strip = _plain(image.crop(box), levels)
+        out.paste(strip.reduce(factor) if factor > 1 else strip, (0, box[1] // factor))
+    return out
+
+
+def _plain(image: Image.Image, levels: Levels | None) -> Image.Image:
+    """RGB of one strip, or of a whole picture."""
+    if levels is not None:
+        return _from_wide(image, levels)
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        return _on_white(image)
+    if image.mode in ("CMYK", "LAB"):
+        return _through_profile(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _bare(rgb: Image.Image) -> Image.Image:
+    """The same pixels in a plain picture: no file, no metadata."""
     plain = Image.Image()
     plain.im = rgb.im
     plain._mode, plain._size = "RGB", rgb.size
@@ -93,17 +137,6 @@ def _was_turned(image: Image.Image, exif: Any) -> bool:
     return bool(image.width != image.height and before == (image.height, image.width))
 
 
-def _halved(image: Image.Image) -> Image.Image:
-    """Half as wide and high; palettes and alpha averaged properly."""
-    if image.mode in ("P", "PA"):
-        return image.convert("RGBA").reduce(2)
-    transparency = image.info.get("transparency")
-    small = image.reduce(2)
-    if transparency is not None:
-        small.info["transparency"] = transparency
-    return small
-
-
 def _on_white(image: Image.Image) -> Image.Image:
     rgba = image if image.mode == "RGBA" else _to_rgba(image)
     white = Image.new("RGB", rgba.size, "white")
@@ -117,19 +150,17 @@ def _to_rgba(image: Image.Image) -> Image.Image:
     return image.convert("RGBA")
 
 
-def _from_wide(image: Image.Image) -> tuple[Image.Image, str]:
-    """8 bits from 16 or 32 bits or floats, by the range that the numbers use."""
+def _from_wide(image: Image.Image, levels: Levels) -> Image.Image:
+    """8 bits from 16 or 32 bits or floats, by the range that the whole picture uses."""
     import numpy as np
 
     array = np.asarray(image)
-    levels = find_levels(array)
-    gray = Image.fromarray(to_levels(array, levels))
+    rgb = Image.fromarray(to_levels(array, levels)).convert("RGB")
     transparency = image.info.get("transparency")
-    rgb = gray.convert("RGB")
     if isinstance(transparency, int):
         mask = Image.fromarray(np.where(array == transparency, 255, 0).astype(np.uint8))
         rgb.paste((255, 255, 255), mask=mask)
-    return rgb, levels.note
+    return rgb
 
 
 def _through_profile(image: Image.Image) -> Image.Image:

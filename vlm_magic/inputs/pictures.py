@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vlm_magic.inputs.decode import Decoded
 
-__all__ = ["is_picture_like", "to_pil", "to_picture", "try_pictures"]
+__all__ = ["is_picture_like", "to_picture", "to_pil", "try_pictures"]
 
 _MAX_DEPTH = 3  # lists in lists in lists
 
@@ -151,7 +151,9 @@ class _NotShownError(PictureTypeError):
     """An object whose repr turned out to hold no picture."""
 
 
-def _leaves(obj: object, name: str, depth: int = 0) -> list[tuple[object, str]] | None:
+def _leaves(  # noqa: PLR0911 - one line per kind
+    obj: object, name: str, depth: int = 0
+) -> list[tuple[object, str]] | None:
     """The single pictures of ``obj`` with their names; None when it is none."""
     if _is_single(obj):
         if sniff.is_array(obj) and _arrays().is_batch(obj):
@@ -186,14 +188,14 @@ def _leaves(obj: object, name: str, depth: int = 0) -> list[tuple[object, str]] 
     return leaves
 
 
-def _is_single(obj: object) -> bool:
+def _is_single(obj: object) -> bool:  # noqa: PLR0911 - one line per kind
     """Whether one object is a picture (or an array batch), by its type, shape or first bytes."""
     if obj is None or isinstance(obj, (str, int, float, type)):
         return False
     if isinstance(obj, Picture) or sniff.is_pil(obj) or sniff.is_plot(obj) or sniff.is_dataset_cell(obj):
         return True
     if sniff.is_array(obj):
-        return _arrays().can_be_picture(obj)
+        return bool(_arrays().can_be_picture(obj))
     if isinstance(obj, os.PathLike):
         path = sources.existing_path(obj)
         return path is not None and path.is_file() and _begins_picture(path)
@@ -223,7 +225,9 @@ def _arrays() -> Any:
     return arrays
 
 
-def _encoded(obj: object, name: str, options: PictureOptions) -> bytes | IO[bytes] | None:
+def _encoded(  # noqa: PLR0911 - one line per kind
+    obj: object, name: str, options: PictureOptions
+) -> bytes | IO[bytes] | None:
     """The encoded bytes of a source, file or bytes object; None when ``obj`` is decoded otherwise."""
     if isinstance(obj, str):
         return _from_string(obj, name, options)

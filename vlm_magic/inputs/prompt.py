@@ -158,11 +158,10 @@ def _from_reference(
 ) -> _Pending:
     """The picture or pictures of ``![alt](source)``."""
     name = mark.alt or sources.safe_name(mark.source)
-    if mark.source.startswith("{") and (inner := read_field(mark.source, 0)) is not None:
-        if inner.end == len(mark.source) and inner.is_known(names):
-            return _from_variable(
-                mark, inner.source, evaluate_field(inner, names, where=where), options, where
-            )
+    inner = read_field(mark.source, 0) if mark.source.startswith("{") else None
+    if inner is not None and inner.end == len(mark.source) and inner.is_known(names):
+        value = evaluate_field(inner, names, where=where)
+        return _from_variable(mark, inner.source, value, options, where)
     if used := _used_variable(mark.source, names):
         raise PromptError(
             f"a variable inside ![](…): {{{used}}}",

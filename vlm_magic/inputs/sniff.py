@@ -178,14 +178,14 @@ def is_shown_as_picture(obj: object) -> bool:
     return any(has_method(obj, name) for name in (*_IMAGE_REPRS, "_repr_mimebundle_"))
 
 
-def sequence_items(obj: object) -> list[tuple[object, object]] | None:
+def sequence_items(obj: Any) -> list[tuple[object, object]] | None:
     """The (key, value) pairs of a list, tuple, dict, Series or the like; None for anything else."""
     if isinstance(obj, dict):
         return list(obj.items())
     if is_series(obj):
-        return list(enumerate(obj))  # type: ignore[call-overload]
+        return list(enumerate(obj))
     if has_type(obj, "numpy.ndarray") and kind_of(obj) == "object":
-        return list(enumerate(obj.ravel()))  # type: ignore[attr-defined]
+        return list(enumerate(obj.ravel()))
     if isinstance(obj, Sequence) and not isinstance(obj, (str, bytes, bytearray, memoryview, range)):
         return list(enumerate(obj))
     return None

@@ -144,10 +144,11 @@ def find_files(pattern: str, options: PictureOptions) -> list[Path]:
     if not files:
         raise PictureNotFoundError(f"no file fits {shown}", have=_nearby(Path(expanded)), source=pattern)
     if len(files) > options.max_pictures:
+        narrower = files[0].with_name(f"{files[0].stem[:4]}*{files[0].suffix}")
         raise PictureError(
             f"{shown} fits {len(files)} files",
             have=f"at most {options.max_pictures} pictures at one place",
-            hint=f"a narrower pattern, such as {shorten(str(files[0].with_name(files[0].stem[:4] + '*')), 80)}",
+            hint=f"a narrower pattern, such as {shorten(str(narrower), 80)}",
             n_files=len(files),
         )
     return files
