@@ -255,6 +255,14 @@ def _update(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**state, **values}, indent=1), "utf-8")
 
 
+def _wake(model: Any, *names: str) -> None:
+    """Give parameters that start as zeros, so that pictures would have no effect, other values."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.rpartition(".")[2] in names:
+                parameter.normal_(0, 0.5)
+
+
 def _ids(tokenizer: Any, **names: str) -> dict[str, int]:
     return {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
 
@@ -656,9 +664,11 @@ def build_gemma3(folder: Path) -> None:
             image_token_index="<image_soft_token>",
         ),
     )
+    model = Gemma3ForConditionalGeneration(config)
+    _wake(model, "mm_input_projection_weight")
     image_processor = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_seq_length=4)
     save(
-        folder, Gemma3ForConditionalGeneration(config), tokenizer, image_processor, "Gemma3Processor",
+        folder, model, tokenizer, image_processor, "Gemma3Processor",
         template=GEMMA_CHAT, image_seq_length=4,
     )  # fmt: skip
 
@@ -759,9 +769,11 @@ def build_mllama(folder: Path) -> None:
         ),
         **_ids(tokenizer, image_token_index="<|image|>"),
     )  # fmt: skip
+    model = MllamaForConditionalGeneration(config)
+    _wake(model, "cross_attn_attn_gate", "cross_attn_mlp_gate")
     image_processor = MllamaImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_image_tiles=4)
     save(
-        folder, MllamaForConditionalGeneration(config), tokenizer, image_processor, "MllamaProcessor",
+        folder, model, tokenizer, image_processor, "MllamaProcessor",
         template=LLAMA_CHAT,
     )  # fmt: skip
 
@@ -776,7 +788,7 @@ def _qformer(**more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@builder("blip-2", "blip-2", max_pictures=1, is_chat=False, tokens_per_picture=4)
+@builder("blip-2", "blip-2", max_pictures=1, needs_picture=True, is_chat=False, tokens_per_picture=4)
 def build_blip2(folder: Path) -> None:
     """One picture, then words, over OPT."""
     from transformers import Blip2Config, Blip2ForConditionalGeneration
@@ -805,7 +817,7 @@ def build_blip2(folder: Path) -> None:
 )
 def build_instructblip(folder: Path) -> None:
     """One picture and an instruction that its Q-Former reads too, over Vicuna."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration, PreTrainedTokenizerFast
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -826,6 +838,9 @@ def build_instructblip(folder: Path) -> None:
     core = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer()
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder / "qformer_tokenizer")

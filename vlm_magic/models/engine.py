@@ -18,11 +18,23 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation.streamers import BaseStreamer
 
 from vlm_magic.errors import ContextLengthError, GenerationError, ModelError, VLMError
-from vlm_magic.messages import Bill, Chunk, FinishReason, Progress, Reply, Settings, Turn, Turns, turns_now
+from vlm_magic.messages import (
+    Bill,
+    Chunk,
+    FinishReason,
+    Picture,
+    Progress,
+    Reply,
+    Settings,
+    Turn,
+    Turns,
+    turns_now,
+)
 from vlm_magic.models import families, memory
 from vlm_magic.models.detokenizer import Detokenizer
 from vlm_magic.models.generation import Generation, Stopped, WorkQueue
 from vlm_magic.models.loading import Loaded
+from vlm_magic.models.reuse import Fitted, Reuse
 
 __all__ = ["LocalEngine"]
 
@@ -36,11 +48,13 @@ class LocalEngine:
     Attributes:
         loaded: the model, its processor and how it was loaded; None after `close`.
         last_reply: the newest reply, for the status.
+        reuse: what it has computed before, kept for prompts that begin alike.
     """
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded: Loaded | None = loaded
         self.last_reply: Reply | None = None
+        self.reuse = Reuse(loaded)
         self._name = loaded.name
         self._queue = WorkQueue(loaded.name)
 
@@ -117,6 +131,7 @@ class LocalEngine:
             return 0
         self._queue.close()
         loaded, self.loaded = self.loaded, None
+        self.reuse.clear()
         return memory.release(loaded)
 
     def _settings(self, settings: Settings | None) -> Settings:
@@ -139,12 +154,14 @@ class LocalEngine:
             generation.report(Progress("pictures"))
             prepared = families.prepare(loaded, turns, settings)
             self._check_length(loaded, int(prepared.inputs["input_ids"].shape[1]), settings)
+            pictures = [picture for turn in turns for picture in turn.pictures]
             run = _Run(loaded, prepared, settings, generation, began)
-            reply = run.generate()
+            reply = run.generate(self.reuse, pictures)
         except VLMError:
             raise
         except Exception as error:
             if memory.is_out_of_memory(error):
+                self.reuse.clear()
                 failure = memory.out_of_memory(error, loaded, what=f"{loaded.name} ran out of memory")
                 raise failure from None
             raise GenerationError(
@@ -189,6 +206,8 @@ class _Run(BaseStreamer, StoppingCriteria):
         self._detokenizer = Detokenizer(tokenizer, stop=settings.stop, strip=not settings.continuation)
         self._first_token_s: float | None = None
         self._n_tokens = 0
+        self._all_ids: list[int] = []
+        self._fitted: Fitted | None = None
         self._saw_prompt = False
         self._ended_by: FinishReason | None = None
         self._remove_hooks: Callable[[], None] | None = None
@@ -207,6 +226,7 @@ class _Run(BaseStreamer, StoppingCriteria):
                 self._remove_hooks()
         token_id = int(value.reshape(-1)[-1])
         self._n_tokens += 1
+        self._all_ids.append(token_id)
         if token_id in self._stop_ids:
             self._ended_by = "stop"
             return
@@ -238,11 +258,10 @@ class _Run(BaseStreamer, StoppingCriteria):
 
     # The work itself
 
-    def generate(self) -> Reply:
+    def generate(self, reuse: Reuse, pictures: Sequence[Picture]) -> Reply:
         """Run the model to the end, to a limit or to a stop, and sum up."""
         model, settings = self._loaded.model, self._settings
         self._generation.report(Progress("prefill", 0, self._n_prompt_tokens))
-        inputs = memory.to_device(self._prepared.inputs, self._loaded)
         config = self._generation_config()
         options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([self])}
         if settings.beams == 1:
@@ -258,7 +277,10 @@ class _Run(BaseStreamer, StoppingCriteria):
                 stack.enter_context(torch.random.fork_rng())
                 torch.manual_seed(settings.seed)
             with suppress(Stopped):
-                output = model.generate(**inputs, **options)  # (B, T) int64
+                self._fitted = reuse.fit(self._prepared, pictures, use_cache=settings.beams == 1)
+                output = model.generate(**self._fitted.inputs, **options)  # (B, T) int64
+            if self._fitted is not None:
+                reuse.keep(self._fitted, self._all_ids)
         if settings.beams > 1 and output is not None:
             self._take_all(output)
         tail = self._detokenizer.finish()
@@ -330,6 +352,7 @@ class _Run(BaseStreamer, StoppingCriteria):
             finish_reason=reason,
             n_prompt_tokens=self._n_prompt_tokens,
             n_picture_tokens=sum(self._prepared.n_picture_tokens),
+            n_reused_tokens=0 if self._fitted is None else self._fitted.n_reused,
             n_new_tokens=self._n_tokens,
             ttft_s=ttft_s,
             tokens_per_s=(self._n_tokens - 1) / decode_s if self._n_tokens > 1 and decode_s > 0 else 0.0,
@@ -350,11 +373,14 @@ def _pad_token_id(theirs: GenerationConfig, stop_ids: Sequence[int]) -> int | No
 @contextmanager
 def _own_generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Generate with ``config`` alone: transformers fills every gap from the checkpoint's own."""
-    theirs, model.generation_config = model.generation_config, config
+    theirs = [(part, part.generation_config) for part in families.generating_parts(model)]
     try:
+        for part, _ in theirs:
+            part.generation_config = config
         yield
     finally:
-        model.generation_config = theirs
+        for part, own in theirs:
+            part.generation_config = own
 
 
 @contextmanager

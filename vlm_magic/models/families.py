@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlm_magic.messages import Settings, Turn
 from vlm_magic.models.control_tokens import Mask
@@ -40,6 +40,7 @@ __all__ = [
     "context_tokens",
     "family_of",
     "forbidden_token_ids",
+    "generating_parts",
     "prepare",
     "prepare_batch",
     "stop_token_ids",
@@ -77,6 +78,7 @@ class Family:
         expansion: what the processor writes in a placeholder's place, for processors that do not tell; None where
             it puts the pictures before everything, wherever they stood.
         border: token on both sides of a picture, one between two neighbours.
+        arrays: "pt" or "np": what the processor is asked for.
         as_text: a draft as one text, for showing.
         max_pictures: the most pictures of a prompt; None for any number.
         needs_picture: whether a prompt without a picture fails.
@@ -86,6 +88,8 @@ class Family:
         is_float16_safe: whether its activations are known to stay within float16.
         stand_in_processor: class to use where the family's own needs packages that are not there.
         has_own_dialogue: whether `lay_out` writes dialogues without a chat template.
+        reuse: "features" where caches and features of earlier prompts serve later ones (see `reuse`);
+            "none" where that was not proved, or attention looks ahead or across.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Family:
     template_token: Callable[[Any], str] = image_token
     expansion: Callable[[Loaded], str] | None = _one_token
     border: str = ""
+    arrays: str = "pt"
     as_text: Callable[[Loaded, Draft], str] = _text_of
     max_pictures: int | None = None
     needs_picture: bool = False
@@ -105,6 +110,7 @@ class Family:
     is_float16_safe: bool = False
     stand_in_processor: str = ""
     has_own_dialogue: bool = False
+    reuse: Literal["features", "none"] = "none"
 
 
 _FAKE = "<fake_token_around_image>"
@@ -141,17 +147,25 @@ FAMILIES: tuple[Family, ...] = (
         stop_words=(_EOU,),
         silent_words=("<image>", _FAKE),
         is_float16_safe=True,
+        reuse="features",
     ),
-    Family("Idefics3", ("idefics3",), stop_words=(_EOU,), silent_words=(_FAKE, "<global-img>")),
+    Family(
+        "Idefics3",
+        ("idefics3",),
+        stop_words=(_EOU,),
+        silent_words=(_FAKE, "<global-img>"),
+        reuse="features",
+    ),
     Family(
         "SmolVLM",
         ("smolvlm",),
         stop_words=(_EOU,),
         silent_words=(_FAKE, "<global-img>"),
         stand_in_processor="Idefics3Processor",  # the same ids; its own needs num2words and torchvision, for videos
+        reuse="features",
     ),
-    Family("LLaVA", ("llava", "vipllava"), is_float16_safe=True),
-    Family("LLaVA-NeXT", ("llava_next",), is_float16_safe=True),
+    Family("LLaVA", ("llava", "vipllava"), is_float16_safe=True, reuse="features"),
+    Family("LLaVA-NeXT", ("llava_next",), is_float16_safe=True, reuse="features"),
     Family("LLaVA-OneVision", ("llava_onevision",), stop_words=("<|im_end|>",), is_float16_safe=True),
     Family(
         "Qwen-VL",
@@ -159,33 +173,34 @@ FAMILIES: tuple[Family, ...] = (
         placeholder=lambda processor: f"<|vision_start|>{image_token(processor)}<|vision_end|>",
         stop_words=("<|im_end|>", "<|endoftext|>"),
         silent_words=("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
+        reuse="features",
     ),
     Family(
         "Gemma 3",
         ("gemma3", "gemma3n"),
         stop_words=("<end_of_turn>",),
         silent_words=("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+        reuse="features",
     ),
     Family(
         "PaliGemma",
         ("paligemma",),
         lay_out=lay_out_pictures_first,
+        arrays="np",  # asked for torch it warns: it makes labels, which nobody wants, through numpy
         needs_picture=True,
         control_pattern=r"<loc\d{4}>|<seg\d{3}>",
     ),
-    Family("InternVL", ("internvl",), stop_words=("<|im_end|>",), silent_words=("<img>", "</img>")),
+    Family(
+        "InternVL",
+        ("internvl",),
+        stop_words=("<|im_end|>",),
+        silent_words=("<img>", "</img>"),
+        reuse="features",
+    ),
     Family("Llama 3.2 Vision", ("mllama",), stop_words=("<|eot_id|>", "<|eom_id|>")),
     Family(
-        "BLIP-2",
-        ("blip-2",),
-        lay_out=lay_out_words,
-        expansion=None,
-        max_pictures=1,
-        is_float16_safe=True,
-    ),
-    Family(
-        "InstructBLIP",
-        ("instructblip",),
+        "BLIP-2 and InstructBLIP",
+        ("blip-2", "instructblip"),
         lay_out=lay_out_words,
         expansion=None,
         max_pictures=1,
@@ -236,6 +251,15 @@ def context_tokens(loaded: Loaded) -> int | None:
             return value
     limit = loaded.tokenizer.model_max_length
     return int(limit) if limit and limit < 10**7 else None
+
+
+def generating_parts(model: Any) -> list[Any]:
+    """The model and what it hands over to: BLIP's kind calls its language model's own ``generate``.
+
+    Whoever sets a ``generation_config`` sets it on all of these, or a part answers by its checkpoint's defaults.
+    """
+    inner = getattr(model, "language_model", None)
+    return [model, inner] if inner is not None and hasattr(inner, "generation_config") else [model]
 
 
 def _known_ids(loaded: Loaded, words: Sequence[str]) -> set[int]:

@@ -172,13 +172,13 @@ def lay_out_chat(
     notes: list[str] = []
     pictures = [picture.rgb for turn in turns for picture in turn.pictures]
     shown = _with_system(turns, settings.system)
-    text = _render(loaded, template, shown, hide)
+    text = _render(loaded, template, shown, hide, settings)
     if text is None and shown[0].role == "system":
         shown = _system_in_question(shown)
         notes.append(
             "this model's template has no place for a system text; it stands before the first question"
         )
-        text = _render(loaded, template, shown, hide)
+        text = _render(loaded, template, shown, hide, settings)
     if text is None:
         raise ModelKindError(
             f"the chat template of {loaded.name} does not show the model what was said",
@@ -247,7 +247,9 @@ def _system_in_question(turns: Sequence[Turn]) -> list[Turn]:
     return [first, *rest[1:]]
 
 
-def _render(loaded: Loaded, template: str, turns: Sequence[Turn], hide: Callable[[str], str]) -> str | None:
+def _render(
+    loaded: Loaded, template: str, turns: Sequence[Turn], hide: Callable[[str], str], settings: Settings
+) -> str | None:
     """The rendered template, or None where it drops a text or a picture.
 
     Templates want the content of a message as a list of blocks or as one string; which, only a try can tell.
@@ -269,7 +271,10 @@ def _render(loaded: Loaded, template: str, turns: Sequence[Turn], hide: Callable
             )
         except Exception:  # a template may raise anything; the other form, or the caller's error, follows
             continue
-        if text.count(token) == n_pictures and _appear_in_order(texts, text):
+        n_shown = text.count(token)
+        if settings.special_tokens and n_shown > n_pictures:  # people's own; the processor will count them
+            n_shown = n_pictures
+        if n_shown == n_pictures and _appear_in_order(texts, text):
             return text
     return None
 
@@ -304,7 +309,7 @@ def process_texts(
 ) -> dict[str, torch.Tensor]:
     """One call of the processor for texts with placeholders and their pictures."""
     tokenizer = loaded.tokenizer
-    options: dict[str, Any] = {"return_tensors": "pt"}
+    options: dict[str, Any] = {"return_tensors": loaded.family.arrays}
     if len(drafts) > 1:
         options.update(padding=True, padding_side="left")
     if tokenizer.bos_token and drafts[0].text.startswith(tokenizer.bos_token):
@@ -318,16 +323,18 @@ def process_texts(
         raise PromptError(
             f"the processor of {loaded.name} does not take this prompt",
             have=f"{sum(map(len, images))} pictures; it says: {shorten(error, 160)}",
-            hint="without --special-tokens" if mask.hidden or not mask.control else "fewer pictures",
+            hint="without --special-tokens, if they were given; else fewer pictures",
         ) from error
     return as_tensors(data)
 
 
 def as_tensors(data: Any) -> dict[str, torch.Tensor]:
     """The tensors of a processor's answer that ``generate`` takes."""
+    import numpy as np
     import torch
 
-    return {k: v for k, v in dict(data).items() if isinstance(v, torch.Tensor) and k != "labels"}
+    made = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in dict(data).items()}
+    return {k: v for k, v in made.items() if isinstance(v, torch.Tensor) and k != "labels"}
 
 
 def _observed(processor: Any, tokenizer: GuardedTokenizer) -> tuple[Any, list[str]]:
@@ -337,7 +344,8 @@ def _observed(processor: Any, tokenizer: GuardedTokenizer) -> tuple[Any, list[st
     watched.tokenizer = tokenizer
     if hasattr(processor, "qformer_tokenizer"):  # it reads the words too, and has no picture tokens
         watched.qformer_tokenizer = lambda text, **options: processor.qformer_tokenizer(
-            [tokenizer.mask.reveal(sample) for sample in text], **options
+            [tokenizer.mask.reveal(sample) for sample in text],
+            **{**options, "padding_side": "right"},  # its positions are absolute
         )
     original = getattr(processor, "replace_image_token", None)
     if original is not None:
