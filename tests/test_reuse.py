@@ -1,0 +1,82 @@
+"""Reuse never changes an answer: random conversations with and without it, on every family that reuses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import tiny_models
+import torch
+from PIL import Image
+
+from vlm_magic.messages import Part, Picture, Settings, Text, Turn
+from vlm_magic.models.engine import LocalEngine
+from vlm_magic.models.families import FAMILIES
+
+ABLE = [
+    name
+    for name, build in tiny_models.TINY.items()
+    if any(build.model_type in family.model_types and family.reuse != "none" for family in FAMILIES)
+]
+N_CONVERSATIONS = 6
+SHORT = Settings(max_tokens=6)
+
+
+@pytest.fixture(scope="module", params=ABLE)
+def engine(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
+    torch.set_num_threads(1)
+    yield LocalEngine(tiny_models.tiny(request.param))
+
+
+def picture(seed: int) -> Picture:
+    rng = random.Random(seed)
+    size = (rng.choice((40, 56, 90)), rng.choice((40, 64)))
+    image = Image.effect_noise(size, 90).convert("RGB") if seed % 2 else Image.new("RGB", size, (seed * 40 % 255, 9, 99))
+    return Picture(None, f"p{seed}", image, f"digest-{seed}-{size}")
+
+
+PICTURES = [picture(seed) for seed in range(4)]
+
+
+def without_reuse(engine: LocalEngine, turns: list[Turn], settings: Settings) -> tuple[int, ...]:
+    """The same engine with empty stores."""
+    kept = engine.reuse.prefixes, engine.reuse.features
+    engine.reuse.prefixes, engine.reuse.features = type(kept[0])(0), type(kept[1])(0)
+    try:
+        return engine.generate(turns, settings).token_ids
+    finally:
+        engine.reuse.prefixes, engine.reuse.features = kept
+
+
+def question(rng: random.Random) -> Turn:
+    parts: list[Part] = [Text(rng.choice(("what is it? ", "and this one? ", "how many? ", "describe "))) ]
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        parts.insert(rng.randrange(len(parts) + 1), rng.choice(PICTURES))
+    return Turn("user", tuple(parts))
+
+
+def test_tokens_are_identical_over_random_conversations(engine: LocalEngine) -> None:
+    """Edits, regenerates, stops and two interleaved chats; greedy, float32."""
+    engine.reuse.clear()
+    n_reused = n_asked = 0
+    for seed in range(N_CONVERSATIONS):
+        rng = random.Random(seed)
+        chats: list[list[Turn]] = [[], []]
+        for _ in range(5):
+            chat = rng.choice(chats)
+            action = rng.choice(("ask", "ask", "ask", "again", "edit", "stop"))
+            if action in ("again", "edit") and len(chat) >= 2:
+                del chat[-2 if action == "again" else rng.randrange(0, len(chat), 2) :]
+            turns = [*chat, question(rng)]
+            if action == "stop":
+                generation = engine.start(turns, Settings(max_tokens=50))
+                generation.stop()
+                generation.wait(30)
+            reply = engine.generate(turns, SHORT)
+            assert reply.token_ids == without_reuse(engine, turns, SHORT)
+            n_reused += reply.n_reused_tokens
+            n_asked += 1
+            chat[:] = [*turns, Turn("assistant", (Text(reply.text or "yes"),))]
+    assert n_reused > 0, "nothing was reused, so nothing was tested"
+    print(f"\n{engine.name}: {N_CONVERSATIONS} conversations, {n_asked} answers, {n_reused} tokens reused")

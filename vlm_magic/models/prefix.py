@@ -1,0 +1,241 @@
+"""What a model has computed already: KV caches of prompts' beginnings, and features of pictures.
+
+A follow-up, a regenerate, an edit or a second question about the same picture shares the beginning
+of its prompt with one that was answered before. `PrefixStore` keeps those beginnings by their tokens,
+a picture's tokens being known by its content; `FeatureStore` keeps what the vision tower made of a
+picture. Both are bounded in bytes, least recently used first out. Neither ever changes an answer:
+what does not match token by token is computed again.
+
+Knows caches and tensors, not prompts, families or generation. Neighbour: `reuse` puts it to work.
+
+Source: transformers 5.23, ``cache_utils.py`` (``crop`` takes the negative number of tokens to
+remove); layer lengths after an interrupted forward were measured to differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = [
+    "FeatureStore",
+    "Features",
+    "Keys",
+    "PrefixStore",
+    "cache_bytes",
+    "cache_length",
+    "crop_cache",
+    "keys_of",
+]
+
+Keys = npt.NDArray[np.int64]
+
+# A longer tail than this is worth a copy, so that the conversation it belongs to can go on too.
+_COPIED_TAIL_TOKENS = 64
+
+
+def keys_of(ids: Sequence[int], spans: Sequence[tuple[int, int]], digests: Sequence[str]) -> Keys:
+    """One number per token that is equal only where the model would compute the same.
+
+    Args:
+        ids: the prompt's tokens, T of them.
+        spans: [start, end) of each picture.
+        digests: the content of each picture, with whatever else its features depend on.
+
+    Returns:
+        (T,) int64: the token's id, or for a picture's token a negative number made from the picture.
+    """
+    keys = np.array(ids, dtype=np.int64)
+    for (start, end), digest in zip(spans, digests, strict=True):
+        seed = int.from_bytes(hashlib.blake2b(digest.encode(), digest_size=7).digest(), "big")  # 56 bits
+        keys[start:end] = -1 - (seed + np.arange(end - start))
+    return keys
+
+
+def common_length(a: Keys, b: Keys) -> int:
+    """How many keys two prompts share from the beginning."""
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[:n] != b[:n])
+    return int(different[0]) if len(different) else n
+
+
+def cache_length(cache: Any) -> int:
+    """Tokens that every layer of a cache holds: fewer than some do after an interrupted forward."""
+    return min((int(layer.get_seq_length()) for layer in cache.layers), default=0)
+
+
+def crop_cache(cache: Any, n_tokens: int) -> None:
+    """Cut every layer to its first ``n_tokens``, also where the layers' lengths differ."""
+    for layer in cache.layers:
+        n_surplus = int(layer.get_seq_length()) - n_tokens
+        if n_surplus > 0:
+            layer.crop(-n_surplus)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of a cache's keys and values."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+        if isinstance(tensor, torch.Tensor)
+    )
+
+
+def copy_cache(cache: Any, n_tokens: int) -> Any:
+    """A new cache with the first ``n_tokens`` of ``cache``; the original stays as it is."""
+    from transformers import DynamicCache
+
+    copied = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        copied.update(
+            layer.keys[:, :, :n_tokens].clone(),  # (B, A, T, D)
+            layer.values[:, :, :n_tokens].clone(),
+            index,
+        )
+    return copied
+
+
+@dataclass(eq=False)
+class _Prefix:
+    keys: Keys
+    cache: Any
+    n_bytes: int
+
+
+class PrefixStore:
+    """KV caches of earlier prompts with their answers.
+
+    Args:
+        max_bytes: what they may hold together; the least recently used go first.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._prefixes: list[_Prefix] = []  # the least recently used first
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    @property
+    def n_bytes(self) -> int:
+        """What the caches hold now."""
+        return sum(prefix.n_bytes for prefix in self._prefixes)
+
+    def take(self, keys: Keys, spans: Sequence[tuple[int, int]] = ()) -> tuple[Any, int]:
+        """A cache for the beginning of this prompt, to be filled by the caller, and its length.
+
+        Never the whole prompt: its last token is computed in any case, for its logits. Never a part
+        of a picture: the reuse goes back to the picture's first token.
+
+        Returns:
+            The cache (empty where nothing matched) and the number of tokens in it.
+        """
+        from transformers import DynamicCache
+
+        best, n = None, 0
+        for prefix in self._prefixes:
+            shared = common_length(prefix.keys, keys)
+            if shared > n:
+                best, n = prefix, shared
+        n = min(n, len(keys) - 1)
+        n = min([n, *(start for start, end in spans if start < n < end)])
+        if best is None or n < 1:
+            return DynamicCache(), 0
+        self._prefixes.remove(best)
+        if len(best.keys) - n > _COPIED_TAIL_TOKENS:
+            self._prefixes.append(best)
+            return copy_cache(best.cache, n), n
+        crop_cache(best.cache, n)
+        return best.cache, n
+
+    def put(self, keys: Keys, cache: Any) -> None:
+        """Keep a cache whose tokens are the first of ``keys``; it is repaired if it was left ragged."""
+        n = min(cache_length(cache), len(keys))
+        if n == 0:
+            return
+        crop_cache(cache, n)
+        n_bytes = cache_bytes(cache)
+        if n_bytes > self.max_bytes:
+            return
+        keys = keys[:n].copy()
+        # A beginning of what is kept anyway is of no use beside it.
+        self._prefixes = [p for p in self._prefixes if common_length(p.keys, keys) < len(p.keys)]
+        self._prefixes.append(_Prefix(keys, cache, n_bytes))
+        while self.n_bytes > self.max_bytes:
+            del self._prefixes[0]
+
+    def clear(self) -> int:
+        """Forget all; the bytes that were held."""
+        n_bytes = self.n_bytes
+        self._prefixes.clear()
+        return n_bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What the model made of one picture before the language model.
+
+    Attributes:
+        pooled: (T, D), one row for each of the picture's tokens; (1, T, D), or one for each tile, where
+            the model's ``forward`` takes one tensor for all pictures.
+        deepstack: (T, D) for each early layer that gets its own (Qwen3-VL); mostly none.
+        kind: the class of encoder output that the model's ``forward`` takes them in.
+        is_listed: whether that holds a list with an item for each picture, or one tensor.
+    """
+
+    pooled: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...]
+    kind: type[Any]
+    is_listed: bool
+
+    @property
+    def n_bytes(self) -> int:
+        """What they hold."""
+        return sum(t.numel() * t.element_size() for t in (self.pooled, *self.deepstack))
+
+
+class FeatureStore:
+    """What the vision tower and the connector made of pictures, by content.
+
+    Args:
+        max_bytes: what the features may hold together; the least recently used go first.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._features: OrderedDict[str, Features] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    @property
+    def n_bytes(self) -> int:
+        """What the features hold now."""
+        return sum(features.n_bytes for features in self._features.values())
+
+    def get(self, digest: str) -> Features | None:
+        """The features of a picture, or None."""
+        if digest in self._features:
+            self._features.move_to_end(digest)
+        return self._features.get(digest)
+
+    def put(self, digest: str, features: Features) -> None:
+        """Keep the features of a picture."""
+        self._features[digest] = features
+        self._features.move_to_end(digest)
+        while self.n_bytes > self.max_bytes and self._features:
+            self._features.popitem(last=False)
+
+    def clear(self) -> int:
+        """Forget all; the bytes that were held."""
+        n_bytes = self.n_bytes
+        self._features.clear()
+        return n_bytes
