@@ -71,7 +71,8 @@ def reply(text: str, reason: str = "stop", **figures: Any) -> Reply:
     """A reply with plausible figures."""
     values = {
         "n_prompt_tokens": 214, "n_picture_tokens": 128, "n_reused_tokens": 64,
-        "n_new_tokens": len(text.split()), "ttft_s": 0.2, "tokens_per_s": 31.0, "total_s": 2.4, "model": "starter",
+        "n_new_tokens": len(text.split()), "ttft_s": 0.2, "tokens_per_s": 31.0, "total_s": 2.4,
+        "model": "starter",
     }  # fmt: skip
     return Reply(text, finish_reason=reason, **{**values, **figures})  # type: ignore[arg-type]
 
@@ -119,3 +120,85 @@ def ask(
 def _pieces(text: str) -> list[str]:
     words = text.split(" ")
     return [words[0], *(f" {word}" for word in words[1:])]
+
+
+class Chat:
+    """What ``%vlm_chat`` does, with scripted answers: every action of the panel, one answer at a time."""
+
+    def __init__(
+        self, *texts: str, tokens_per_s: float = 100.0, exchanges: tuple[Exchange, ...] = ()
+    ) -> None:
+        from vlm_magic.outputs.chat import ChatView
+
+        self.texts = list(texts)
+        self.tokens_per_s = tokens_per_s
+        self.exchanges = list(exchanges)
+        self.actions: list[dict[str, Any]] = []
+        self.stops: set[str] = set()
+        self.turn = threading.Lock()
+        self.view = ChatView(
+            "main", thumbnail=thumbnail, model="starter", on_action=self.act, completer=self.complete,
+            settings={"temperature": None, "max_tokens": 512, "system": ""},
+        )  # fmt: skip
+        self.view.show(self.exchanges)
+
+    def complete(self, prefix: str) -> list[str]:
+        return [name for name in ("before", "after", "beach") if name.startswith(prefix)]
+
+    def act(self, action: dict[str, Any]) -> None:
+        self.actions.append(action)
+        kind = action["kind"]
+        found = [e for e in self.exchanges if e.id == action.get("exchange")]
+        if kind == "stop":
+            self.stops.add(action["exchange"])
+        elif kind == "send":
+            self.start(Exchange(f"c{len(self.actions)}", tuple(map(self.decoded, action["parts"]))))
+        elif kind in ("regenerate", "refresh", "edit"):
+            exchange = found[0]
+            if kind == "edit":
+                exchange.parts = action["parts"]
+                for later in self.exchanges[self.exchanges.index(exchange) + 1 :]:
+                    later.is_stale = True
+            exchange.alternatives += [exchange.reply] if exchange.reply else []
+            exchange.reply, exchange.is_stale = None, False
+            self.start(exchange)
+        elif kind == "choose":
+            earlier = found[0].alternatives.pop(action["alternative"])
+            found[0].alternatives.append(found[0].reply)  # type: ignore[arg-type]
+            found[0].reply = earlier
+            self.view.update(self.exchanges)
+        elif kind in ("delete", "clear"):
+            self.exchanges = [e for e in self.exchanges if kind == "delete" and e not in found]
+            self.view.update(self.exchanges)
+
+    def decoded(self, part: Any) -> Any:
+        if isinstance(part, Text):
+            if "{missing}" in part.text:
+                raise LookupError("no variable 'missing' in this notebook")
+            return part
+        image = Image.open(io.BytesIO(part.source)).convert("RGB")
+        return Picture(part.source, name=part.name, image=image, digest=part.name)
+
+    def start(self, exchange: Exchange) -> None:
+        if exchange not in self.exchanges:
+            self.exchanges.append(exchange)
+        self.stops.discard(exchange.id)
+        self.view.update(self.exchanges)
+        text = self.texts.pop(0) if self.texts else "Understood."
+        threading.Thread(target=self.answer, args=(exchange, text), daemon=True).start()
+
+    def answer(self, exchange: Exchange, text: str) -> None:
+        if self.turn.locked():
+            self.view.progress(exchange, Progress("queued", 1))
+        with self.turn:
+            said, reason = "", "stop"
+            for n, piece in enumerate(_pieces(text), start=1):
+                if exchange.id in self.stops:
+                    reason = "interrupted"
+                    break
+                said += piece
+                self.view.push(exchange, Chunk(piece, n))
+                time.sleep(1 / self.tokens_per_s)
+            exchange.reply = reply(said, reason)
+            self.view.finish(exchange)
+            self.view.save(self.exchanges)

@@ -45,7 +45,17 @@ class BlockSplitter:
                 blocks.append(self.open[:cut])
                 self.open = self.open[cut:]
                 self._n_scanned -= cut
+        if self._n_scanned and self._begins_block(self.open[self._n_scanned : self._n_scanned + 1]):
+            blocks.append(self.open[: self._n_scanned])
+            self.open = self.open[self._n_scanned :]
+            self._n_scanned, self._after_blank = 0, False
         return blocks
+
+    def _begins_block(self, first: str) -> bool:
+        """Whether a line of which only the beginning is here starts a new block in any case."""
+        if not self._after_blank or self._fence or not first or first.isspace():
+            return False
+        return not (self._in_list and first in "-*+0123456789")
 
     def _cut_for(self, line: str, start: int, stop: int) -> int:
         """Look at one whole line; the place to cut at (its start or its end), or 0."""

@@ -27,12 +27,14 @@ from vlm_magic.messages import Chunk, Exchange, Picture, Progress, Reply
 from vlm_magic.outputs.cards import (
     Thumbnailer,
     badges,
+    ending,
     picture_label,
     question_html,
     question_text,
     speaker,
     waiting_text,
 )
+from vlm_magic.outputs.drafts import marked_text, parts_of_draft, split_marks
 from vlm_magic.outputs.markdown import clean_text, to_html
 from vlm_magic.outputs.stream import AnswerStream
 from vlm_magic.outputs.transcript import base_css, proof_html
@@ -45,7 +47,13 @@ Action: TypeAlias = dict[str, Any]
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
 _STATIC = Path(__file__).parent / "static"
-_MODULES = ("state.mjs", "parts.mjs", "chat.mjs")  # in the order of their imports
+_MODULES = (
+    "state.mjs",
+    "parts.mjs",
+    "turns.mjs",
+    "composer.mjs",
+    "chat.mjs",
+)  # in the order of their imports
 _MAX_FULL_PX = 2048  # longest side of the picture that a click shows
 
 
@@ -70,17 +78,36 @@ class ChatPanel(anywidget.AnyWidget):
         kind: "cell" for the turn of one cell, "chat" for a whole conversation with an input box.
         thumbnail: makes the data URI of a picture; None shows captions alone.
         title: what stands above a chat.
+        exchanges: what it shows from the start; a page then has them with its first message.
+        model: name of the model where a reply does not say.
+
+    Attributes:
+        abilities: kinds of action that the caller handles; the page offers no others.
+        blocking: whether a running cell waits for the answer, so that an interrupt ends it.
+        settings: values that the settings form shows: temperature, max_tokens, system.
+        completer: gives the names of variables that begin with a prefix, for ``{na…`` in the box.
+        alive: set when a page shows this panel.
     """
 
     _esm = traitlets.Unicode().tag(sync=True)
     _css = traitlets.Unicode().tag(sync=True)
     kind = traitlets.Unicode("cell").tag(sync=True)
+    abilities = traitlets.List(["stop"]).tag(sync=True)
+    settings = traitlets.Dict().tag(sync=True)
     title = traitlets.Unicode("").tag(sync=True)
     stop_by = traitlets.Unicode("message").tag(sync=True)
+    blocking = traitlets.Bool(False).tag(sync=True)
     turns = traitlets.List().tag(sync=True)  # filled in by get_state; never assigned
 
     def __init__(
-        self, kind: str = "cell", *, thumbnail: Thumbnailer | None = None, title: str = "", **options: Any
+        self,
+        kind: str = "cell",
+        *,
+        thumbnail: Thumbnailer | None = None,
+        title: str = "",
+        exchanges: Iterable[Exchange] = (),
+        model: str = "",
+        **options: Any,
     ) -> None:
         self._lock = threading.RLock()
         self._turns: dict[str, dict[str, Any]] = {}
@@ -88,7 +115,11 @@ class ChatPanel(anywidget.AnyWidget):
         self._streams: dict[str, AnswerStream] = {}
         self._thumbnail = thumbnail
         self._callbacks: list[Callable[[Action], object]] = []
-        self.alive = threading.Event()  # set when a page shows this panel
+        self.completer: Callable[[str], Iterable[str]] | None = None
+        self.alive = threading.Event()
+        for exchange in exchanges:
+            self._turns[exchange.id] = self._turn(exchange, model)
+            self._pictures[exchange.id] = exchange.pictures
         super().__init__(
             _esm=page_code(), _css=page_style(), kind=kind, title=title, stop_by=_stop_way(), **options
         )
@@ -116,16 +147,14 @@ class ChatPanel(anywidget.AnyWidget):
 
     # What the shell tells the panel
 
-    def show_exchange(self, exchange: Exchange, *, model: str = "", blocking: bool = False) -> None:
+    def show_exchange(self, exchange: Exchange, *, model: str = "") -> None:
         """Show a question, with its answer where there is one.
 
         Args:
             exchange: what to show; one with the same id is replaced.
             model: name of the model where the reply does not say.
-            blocking: whether a running cell waits for the answer, so that an interrupt ends it.
         """
         turn = self._turn(exchange, model)
-        turn["blocking"] = blocking
         with self._lock:
             self._turns[exchange.id] = turn
             self._pictures[exchange.id] = exchange.pictures
@@ -138,6 +167,13 @@ class ChatPanel(anywidget.AnyWidget):
             under_way = {key: turn for key, turn in self._turns.items() if key in self._streams}
             self._turns = {e.id: under_way.get(e.id) or self._turn(e, model) for e in shown}
             self._pictures = {e.id: e.pictures for e in shown}
+        self.send({"type": "turns", "turns": self.snapshot()})
+
+    def remove(self, exchange_id: str) -> None:
+        """Take a turn off the page."""
+        with self._lock:
+            self._turns.pop(exchange_id, None)
+            self._pictures.pop(exchange_id, None)
         self.send({"type": "turns", "turns": self.snapshot()})
 
     def push(self, exchange_id: str, chunk: Chunk) -> None:
@@ -171,30 +207,95 @@ class ChatPanel(anywidget.AnyWidget):
             turn.update(state="failed", waiting=clean_text(message))
         self.send({"type": "turn", "turn": turn})
 
-    def on_action(self, callback: Callable[[Action], object]) -> None:
+    def on_action(self, callback: Callable[[Action], object], kinds: Iterable[str] = ("stop",)) -> None:
         """Call ``callback`` with each thing a person does, possibly on another thread than a running cell's.
 
-        ``{"kind": "stop", "exchange": id}``: end this answer and no other.
+        Every action has ``kind``; all but "send", "settings" and "clear" have ``exchange``, an id:
+
+        - stop: end this answer and no other.
+        - send: ``parts``, words as typed (``{name}`` not looked up yet) and pictures of raw bytes, in order.
+        - edit: ``parts``, words to be taken literally and the question's own pictures, in order.
+        - regenerate, refresh (a stale turn, as it was asked), delete, open (the whole conversation).
+        - hide: ``hidden``. choose: ``alternative``, an index into the exchange's alternatives.
+        - settings: ``values``. clear: nothing else.
+
+        An exception out of the callback is shown in the panel; that of a "send" gives the draft back.
+
+        Args:
+            callback: called with each action.
+            kinds: what the callback handles; the page offers only that.
         """
         self._callbacks.append(callback)
+        self.abilities = sorted({*self.abilities, *kinds})
+
+    def notify(self, text: str) -> None:
+        """Show a line above the input box; "" takes it away."""
+        self.send({"type": "notice", "text": clean_text(text)})
 
     # What the page tells the panel
 
     def _receive(self, _widget: object, content: Mapping[str, Any], buffers: list[Any]) -> None:
-        kind, exchange_id = content.get("type"), str(content.get("id", ""))
-        if kind == "ready":
-            self.alive.set()
-        elif kind == "resync":
+        exchange_id = str(content.get("id", ""))
+        match content.get("type"):
+            case "ready":
+                self.alive.set()
+                self._send_if_other(content.get("known", []))
+            case "resync":
+                self.send({"type": "turns", "turns": self.snapshot()})
+            case "picture":
+                self._send_picture(exchange_id, int(content.get("index", -1)))
+            case "stop":
+                self.send({"type": "ack", "id": exchange_id})
+                self._act({"kind": "stop", "exchange": exchange_id})
+            case "complete":
+                self._complete(str(content.get("prefix", "")), content.get("ticket"))
+            case "act":
+                self._receive_action(content, buffers)
+
+    def _send_if_other(self, known: object) -> None:
+        """A page says which turns it has, and their state: send all of them where that is not so."""
+        with self._lock:
+            mine = [[turn["id"], turn["state"]] for turn in self._turns.values()]
+        if known != mine:
             self.send({"type": "turns", "turns": self.snapshot()})
-        elif kind == "picture":
-            self._send_picture(exchange_id, int(content.get("index", -1)))
-        elif kind == "stop":
-            self.send({"type": "ack", "id": exchange_id})
-            self._act({"kind": "stop", "exchange": exchange_id})
+
+    def _receive_action(self, content: Mapping[str, Any], buffers: list[Any]) -> None:
+        """Make an action of a message of the page and hand it on; what goes wrong is shown there."""
+        kind, exchange_id = str(content.get("kind")), str(content.get("id", ""))
+        if kind not in self.abilities:
+            return
+        action: Action = {"kind": kind}
+        if exchange_id:
+            action["exchange"] = exchange_id
+        action.update(
+            {name: content[name] for name in ("hidden", "alternative", "values") if name in content}
+        )
+        if kind == "send":
+            action["parts"] = parts_of_draft(
+                str(content.get("text", "")), content.get("pictures", ()), buffers
+            )
+        elif kind == "edit":
+            pictures = dict(enumerate(self._pictures.get(exchange_id, ()), start=1))
+            action["parts"] = split_marks(str(content.get("text", "")), pictures)
+        try:
+            self._act(action)
+        except Exception as error:
+            text = clean_text(f"{type(error).__name__}: {error}")
+            self.send(
+                {
+                    "type": "refused" if kind == "send" else "notice",
+                    "draft": content.get("draft"),
+                    "text": text,
+                }
+            )
 
     def _act(self, action: Action) -> None:
         for callback in list(self._callbacks):
             callback(action)
+
+    def _complete(self, prefix: str, ticket: object) -> None:
+        names = [] if self.completer is None else [str(name) for name in self.completer(prefix)][:50]
+        self.send({"type": "completions", "ticket": ticket, "names": names})
 
     def _send_picture(self, exchange_id: str, index: int) -> None:
         """Send a full picture, bounded in size, for a click on its thumbnail."""
@@ -219,15 +320,17 @@ class ChatPanel(anywidget.AnyWidget):
             "id": exchange.id,
             "question": question_html(exchange.parts, self._thumbnail),
             "question_text": question_text(exchange.parts),
+            "source": marked_text(exchange.parts),
             "state": "waiting" if reply is None else "done",
             "waiting": waiting_text(None),
             "stale": exchange.is_stale,
             "badges": badges(exchange),
             "speaker": clean_text(model) or "Model",
-            "blocking": False,
+            "hidden": bool(getattr(exchange, "is_hidden", False)),
+            "alternatives": [_answer(earlier, model) for earlier in exchange.alternatives],
         }
         if reply is not None:
-            turn.update(_answer(reply, model))
+            turn.update(_answer(reply, model), badges=badges(exchange))
         return turn
 
     def _with_stream(self, turn: dict[str, Any]) -> dict[str, Any]:
@@ -264,6 +367,7 @@ def _answer(reply: Reply, model: str) -> dict[str, Any]:
         "answer": to_html(reply.text),
         "text": clean_text(reply.text),
         "proof": proof_html(reply),
+        "badges": [ending(reply)] if ending(reply) else [],
     }
 
 

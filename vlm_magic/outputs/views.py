@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from vlm_magic.messages import Chunk, Exchange, Progress
@@ -21,7 +21,7 @@ from vlm_magic.outputs.transcript import exchange_bundle, growing_bundle
 if TYPE_CHECKING:
     from vlm_magic.outputs.panel import Action, ChatPanel
 
-__all__ = ["AnswerView", "PanelView", "PlainView", "TerminalView", "choose_view"]
+__all__ = ["AnswerView", "PanelView", "PlainView", "TerminalView", "choose_view", "surroundings"]
 
 HANDSHAKE_S = 3.0  # without a sign of life from the page until then, the answer streams as plain output
 _PLAIN_INTERVAL_S = 0.25  # each update carries the whole text, so these are rare
@@ -124,7 +124,8 @@ class PanelView:
         thumbnail: makes the data URI of a picture for the panel.
         save_thumbnails: whether the transcript carries pictures too.
         model: name of the model where the reply does not say.
-        on_action: called with what the person does in the panel.
+        on_action: called with what the person does in the panel; see `ChatPanel.on_action`.
+        actions: the kinds that it handles.
         blocking: whether the cell waits for the answer.
     """
 
@@ -135,48 +136,68 @@ class PanelView:
         save_thumbnails: bool = True,
         model: str = "",
         on_action: Callable[[Action], object] | None = None,
+        actions: Sequence[str] = ("stop",),
         blocking: bool = True,
     ) -> None:
-        from vlm_magic.outputs.panel import ChatPanel
-
-        self.panel: ChatPanel = ChatPanel("cell", thumbnail=thumbnail)
-        if on_action is not None:
-            self.panel.on_action(on_action)
+        self.panel: ChatPanel | None = None
+        self._thumbnail = thumbnail
+        self._on_action = on_action
+        self._actions = actions
         self._plain = PlainView(thumbnail=thumbnail if save_thumbnails else None, model=model)
         self._model = model
         self._blocking = blocking
         self._id = ""
+        self._progress: Progress | None = None
         self._began_at = 0.0
 
     def begin(self, exchange: Exchange) -> None:
         """Put the panel on the page."""
         from IPython.display import display
 
+        from vlm_magic.outputs.panel import ChatPanel
+
         self._id = exchange.id
         self._began_at = time.monotonic()
-        self.panel.show_exchange(exchange, model=self._model, blocking=self._blocking)
+        panel = ChatPanel(
+            "cell",
+            thumbnail=self._thumbnail,
+            exchanges=[exchange],
+            model=self._model,
+            blocking=self._blocking,
+        )
+        if self._on_action is not None:
+            panel.on_action(self._on_action, self._actions)
+        if self._progress is not None:
+            panel.progress(self._id, self._progress)
+        self.panel = panel
         self._plain.begin(exchange)
-        display(self.panel.view_bundle(), raw=True)
+        display(panel.view_bundle(), raw=True)
 
     def push(self, chunk: Chunk) -> None:
         """Hand words to the panel, and to the plain output where no page answered."""
-        self.panel.push(self._id, chunk)
         self._plain.push(chunk)
+        if self.panel is None:
+            return
+        self.panel.push(self._id, chunk)
         if not self.panel.alive.is_set() and time.monotonic() - self._began_at > HANDSHAKE_S:
             self._plain.go_live()
 
     def progress(self, progress: Progress) -> None:
-        """Hand it to the panel."""
-        self.panel.progress(self._id, progress)
+        """Hand it to the panel; what comes before `begin` is kept for it."""
+        self._progress = progress
+        if self.panel is not None:
+            self.panel.progress(self._id, progress)
 
     def finish(self, exchange: Exchange) -> None:
         """Settle the panel, then publish the transcript as the cell's second output."""
-        self.panel.finish(self._id, exchange, model=self._model)
+        if self.panel is not None:
+            self.panel.finish(self._id, exchange, model=self._model)
         self._plain.finish(exchange)
 
     def fail(self) -> None:
         """Mark the panel; the error stands below it."""
-        self.panel.fail(self._id)
+        if self.panel is not None:
+            self.panel.fail(self._id)
 
 
 def choose_view(
@@ -186,6 +207,7 @@ def choose_view(
     save_thumbnails: bool = True,
     model: str = "",
     on_action: Callable[[Action], object] | None = None,
+    actions: Sequence[str] = ("stop",),
     blocking: bool = True,
     out: TextIO | None = None,
 ) -> AnswerView:
@@ -195,7 +217,7 @@ def choose_view(
     ``use_panel=False``); a notebook that a program runs (nbclient, papermill, nbval, nbconvert)
     gets the transcript alone, published once.
     """
-    where = _surroundings()
+    where = surroundings()
     if where == "terminal":
         return TerminalView(out or sys.stdout)
     saved = thumbnail if save_thumbnails else None
@@ -208,11 +230,12 @@ def choose_view(
         save_thumbnails=save_thumbnails,
         model=model,
         on_action=on_action,
+        actions=actions,
         blocking=blocking,
     )
 
 
-def _surroundings() -> str:
+def surroundings() -> str:
     """Where this runs: "terminal", "person" (a front-end somebody looks at) or "program".
 
     A person's front-end names the cell, or at least lets the kernel ask for input; programs that

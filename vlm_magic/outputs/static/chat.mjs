@@ -1,30 +1,66 @@
 // The live panel of vlm_magic: one store for each model, any number of views of it.
-import { applyMessage, countTokens, isUnderWay, newState, openBlock, setTurns } from "./state.mjs";
-import { addCopyButtons, button, copyText, el, openPicture } from "./parts.mjs";
+import { applyMessage, isUnderWay, newState, setTurns } from "./state.mjs";
+import { button, copyText, el } from "./parts.mjs";
+import { Composer } from "./composer.mjs";
+import { TurnView } from "./turns.mjs";
 
-const ACK_MS = 700; // the kernel says so at once when it heard a Stop; after this the kernel is interrupted
+const ACK_MS = 700; // the kernel says at once that it heard a Stop; after this its cell is interrupted
+const GONE = ["dead", "terminating", "restarting", "autorestarting"];
 const stores = new WeakMap();
 
-/** What one model knows, and who looks at it. */
+/** What one model knows, who looks at it, and what they do. */
 class Store {
   constructor(model) {
     this.model = model;
     this.state = newState();
     this.views = new Set();
     this.acks = new Set();
+    this.drafts = new Map();
+    this.completions = null;
+    this.ticket = 0;
     this.onPicture = null;
     setTurns(this.state, model.get("turns") ?? []);
     model.on("msg:custom", (message, buffers) => this.receive(message, buffers));
   }
 
+  can(kind) {
+    return this.model.get("abilities").includes(kind);
+  }
+
+  stopsBy() {
+    return this.model.get("stop_by");
+  }
+
   receive(message, buffers) {
     if (message.type === "ack") this.acks.add(message.id);
     else if (message.type === "picture") this.onPicture?.(message, buffers[0]);
-    else {
-      const change = applyMessage(this.state, message);
-      if (change.kind === "resync") this.model.send({ type: "resync" });
-      for (const view of this.views) view.update(change);
-    }
+    else if (message.type === "completions" && message.ticket === this.ticket) this.completions?.(message.names);
+    else if (message.type === "refused") this.drafts.get(message.draft)?.(message.text);
+    else if (message.type === "notice") for (const view of this.views) view.notify(message.text);
+    else this.change(applyMessage(this.state, message));
+  }
+
+  change(change) {
+    if (change.kind === "resync") this.model.send({ type: "resync" });
+    for (const view of this.views) view.update(change);
+  }
+
+  act(kind, id, values = {}) {
+    this.model.send({ type: "act", kind, id, ...values });
+  }
+
+  send(text, pictures, onRefused) {
+    const draft = (this.ticket += 1);
+    this.drafts.set(draft, onRefused);
+    const marks = [...pictures].map(([n, { name }]) => ({ n, name }));
+    const buffers = [...pictures.values()].map(({ bytes }) => bytes);
+    this.model.send({ type: "act", kind: "send", text, pictures: marks, draft }, undefined, buffers);
+  }
+
+  complete(prefix, onNames) {
+    this.ticket += 1;
+    this.completions = onNames;
+    this.model.send({ type: "complete", prefix, ticket: this.ticket });
   }
 
   /** End an answer: tell the kernel, and interrupt it where it does not hear while its cell runs. */
@@ -33,177 +69,104 @@ class Store {
     this.model.send({ type: "stop", id });
     const interrupt = () => {
       const turn = this.state.turns.get(id);
-      if (!turn || !isUnderWay(turn) || !turn.blocking || this.acks.has(id)) return;
+      if (!turn || !isUnderWay(turn) || !this.model.get("blocking") || this.acks.has(id)) return;
       this.model.widget_manager?.kernel?.interrupt?.();
     };
-    if (this.model.get("stop_by") === "interrupt") interrupt();
+    if (this.stopsBy() === "interrupt") interrupt();
     else setTimeout(interrupt, ACK_MS);
   }
 }
 
-/** One turn on the page. */
-class TurnView {
-  constructor(store, id, host) {
-    this.store = store;
-    this.id = id;
-    this.host = host;
-    this.question = el("div", { class: "vlm-body" });
-    this.role = el("p", { class: "vlm-role" });
-    this.blocks = el("div", { class: "vlm-blocks", "aria-live": "polite" });
-    this.openCode = el("pre", { class: "vlm-open-code", hidden: true });
-    this.openText = el("p", { class: "vlm-open", hidden: true });
-    this.status = el("p", { class: "vlm-status", role: "status" });
-    this.foot = el("div", { class: "vlm-foot" });
-    this.tools = el("div", { class: "vlm-tools" });
-    const answer = el("div", { class: "vlm-body" }, this.blocks, this.openCode, this.openText);
-    this.node = el(
-      "article",
-      { class: "vlm-exchange" },
-      el("div", { class: "vlm-turn vlm-user" }, el("p", { class: "vlm-role" }, el("b", {}, "You")), this.question),
-      el(
-        "div",
-        { class: "vlm-turn vlm-model" },
-        el("div", { class: "vlm-head" }, this.role, this.tools),
-        answer,
-        this.status,
-        this.foot,
-      ),
-    );
-    this.render();
-  }
-
-  get turn() {
-    return this.store.state.turns.get(this.id);
-  }
-
-  /** Show the whole turn anew. All HTML was made inert in the kernel. */
-  render() {
-    const { turn } = this;
-    if (this.question.innerHTML !== turn.question) {
-      this.question.innerHTML = turn.question;
-      this.wirePictures();
-    }
-    const marks = turn.badges.map((mark) => el("span", { class: "vlm-badge" }, mark));
-    this.role.replaceChildren(el("b", {}, turn.speaker), ...marks);
-    if (turn.state === "done") this.settle(turn);
-    else {
-      this.blocks.innerHTML = turn.html;
-      this.foot.replaceChildren();
-      this.showOpen();
-      this.showStatus();
-    }
-    addCopyButtons(this.blocks);
-    this.showTools();
-  }
-
-  /** The finished answer; it was read out block by block, so it is not read out again. */
-  settle(turn) {
-    this.blocks.setAttribute("aria-live", "off");
-    this.blocks.innerHTML = turn.answer;
-    this.openText.hidden = this.openCode.hidden = true;
-    this.openText.textContent = this.openCode.textContent = "";
-    this.foot.innerHTML = turn.proof;
-    this.status.className = "vlm-status vlm-unseen";
-    this.status.textContent = "Answer complete.";
-    this.node.removeAttribute("aria-busy");
-  }
-
-  delta(change) {
-    if (change.html !== undefined) {
-      this.blocks.insertAdjacentHTML("beforeend", change.html);
-      addCopyButtons(this.blocks);
-      this.showOpen();
-    } else if (!this.openText.hidden && !this.openText.dataset.mayBeCode) {
-      this.openText.append(change.text);
-    } else if (!this.openCode.hidden) {
-      this.openCode.append(change.text);
-    } else this.showOpen();
-    this.showStatus();
-    if (this.tools.childElementCount === 0) this.showTools();
-  }
-
-  showOpen() {
-    const block = openBlock(this.turn.open);
-    this.openCode.hidden = !block.code;
-    this.openText.hidden = block.code || !block.text.trim();
-    (block.code ? this.openCode : this.openText).textContent = block.text;
-    if (/^[`~]/.test(block.text) && !block.code) this.openText.dataset.mayBeCode = "yes";
-    else delete this.openText.dataset.mayBeCode;
-  }
-
-  showStatus() {
-    const { turn } = this;
-    this.node.toggleAttribute("aria-busy", isUnderWay(turn));
-    this.status.className = `vlm-status vlm-${turn.state}`;
-    const words = turn.state === "streaming" ? countTokens(turn.n) : turn.waiting;
-    // A counter that changes twenty times a second is not read out.
-    this.status.setAttribute("role", turn.state === "streaming" ? "presentation" : "status");
-    if (this.status.textContent !== words) this.status.textContent = words;
-  }
-
-  showTools() {
-    const { turn, store } = this;
-    const tools = [];
-    if (isUnderWay(turn)) {
-      const alone = store.model.get("stop_by") === "message";
-      const title = alone ? "Stop this answer" : "Stop by interrupting the kernel; this also ends a Run All";
-      tools.push(button("stop", "Stop", () => this.stop(), { title }));
-    } else if (turn.state === "done" && turn.text) {
-      const copy = button("copy", "Copy answer", () => copyText(turn.text, copy), { quiet: true });
-      tools.push(copy);
-    }
-    this.tools.replaceChildren(...tools);
-  }
-
-  stop() {
-    this.store.stop(this.id);
-    const [stop] = this.tools.children;
-    stop.disabled = true;
-    stop.querySelector("span").textContent = "Stopping";
-  }
-
-  wirePictures() {
-    const pictures = this.question.querySelectorAll(".vlm-pic");
-    pictures.forEach((picture, index) => {
-      const thumbnail = picture.querySelector("img");
-      if (!thumbnail) return;
-      const open = () => this.openPicture(index, thumbnail);
-      picture.setAttribute("role", "button");
-      picture.setAttribute("tabindex", "0");
-      picture.setAttribute("aria-label", `Show ${thumbnail.alt} in full`);
-      picture.addEventListener("click", open);
-      picture.addEventListener("keydown", (event) => {
-        if (event.key !== "Enter" && event.key !== " ") return;
-        event.preventDefault();
-        event.stopPropagation();
-        open();
-      });
-    });
-  }
-
-  openPicture(index, thumbnail) {
-    const shown = openPicture(this.host, thumbnail.src, thumbnail.alt);
-    let url = "";
-    this.store.onPicture = (message, bytes) => {
-      if (message.id !== this.id || message.index !== index || !shown.dialog.isConnected) return;
-      url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
-      shown.replace(url, message.label);
-    };
-    shown.dialog.addEventListener("close", () => url && URL.revokeObjectURL(url));
-    this.store.model.send({ type: "picture", id: this.id, index });
-  }
-}
-
-/** All turns of a model on the page. */
+/** All turns of a model on the page; a chat has a head and an input box as well. */
 class PanelView {
-  constructor(store, node) {
+  constructor(store, host) {
     this.store = store;
     this.turns = new Map();
     this.list = el("div", { class: "vlm-list" });
-    this.node = el("section", { class: "vlm vlm-chat", "aria-label": "Answer of the model" }, this.list);
-    node.append(this.node);
+    this.node = el("section", { class: "vlm vlm-chat" });
+    host.append(this.node);
     store.views.add(this);
+    this.followGrowth();
+    this.build();
+  }
+
+  build() {
+    const { model } = this.store;
+    const isChat = model.get("kind") === "chat";
+    this.node.classList.toggle("vlm-whole", isChat);
+    this.node.setAttribute("aria-label", isChat ? model.get("title") || "Conversation" : "Answer of the model");
+    if (isChat) {
+      this.composer ??= this.store.can("send") ? new Composer(this.store) : null;
+      this.list.tabIndex = 0;
+      this.list.setAttribute("role", "log");
+      this.list.setAttribute("aria-label", "Turns");
+      this.list.setAttribute("aria-live", "off");
+      this.node.replaceChildren(...this.head(), this.list, ...(this.composer ? [this.composer.node] : []));
+    } else this.node.replaceChildren(this.list);
     this.update({ kind: "all" });
+  }
+
+  head() {
+    const { store } = this;
+    const form = this.settings();
+    const quiet = { quiet: true };
+    const toggle = button("settings", "Settings", () => {
+      form.hidden = !form.hidden;
+      toggle.setAttribute("aria-expanded", String(!form.hidden));
+      if (!form.hidden) form.querySelector("input").focus();
+    }, { ...quiet, "aria-expanded": "false" });
+    const copy = button("copy", "Copy the conversation", () => copyText(this.asText(), copy), quiet);
+    const clear = button("trash", "Clear the conversation", () => {
+      if (clear.classList.toggle("vlm-sure")) {
+        clear.querySelector("svg").after(el("span", {}, "Clear all?"));
+        setTimeout(() => this.isThere() && this.unsure(clear), 4000);
+      } else store.act("clear", "");
+    }, quiet);
+    const title = el("p", { class: "vlm-role" }, el("b", {}, store.model.get("title") || "Conversation"));
+    const tools = [store.can("settings") && toggle, copy, store.can("clear") && clear].filter(Boolean);
+    const head = el("div", { class: "vlm-head vlm-bar" }, title, el("div", { class: "vlm-tools" }, ...tools));
+    return [head, form];
+  }
+
+  unsure(clear) {
+    clear.classList.remove("vlm-sure");
+    clear.querySelector("span")?.remove();
+  }
+
+  /** The settings of the next messages, with the names that the magics use. */
+  settings() {
+    const { store } = this;
+    const values = store.model.get("settings") ?? {};
+    const field = (name, words, attributes) => {
+      const input = el(attributes.rows ? "textarea" : "input", { name, ...attributes });
+      input.value = values[name] ?? "";
+      return el("label", {}, el("span", {}, words), input);
+    };
+    const form = el(
+      "form",
+      { class: "vlm-settings", hidden: true },
+      field("temperature", "Temperature", { type: "number", min: 0, max: 2, step: 0.1, placeholder: "0 (greedy)" }),
+      field("max_tokens", "Maximum tokens", { type: "number", min: 1, step: 1, placeholder: "512" }),
+      field("system", "System text", { rows: 2 }),
+    );
+    for (const kind of ["keydown", "keyup", "keypress", "paste", "copy", "cut"]) {
+      form.addEventListener(kind, (event) => event.stopPropagation());
+    }
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("change", () => {
+      const { temperature, max_tokens: maxTokens, system } = form.elements;
+      const number = (input) => (input.value === "" ? null : Number(input.value));
+      store.act("settings", "", {
+        values: { temperature: number(temperature), max_tokens: number(maxTokens), system: system.value },
+      });
+    });
+    return form;
+  }
+
+  asText() {
+    const { order, turns } = this.store.state;
+    const one = ({ question_text: asked, speaker, text = "" }) => `You: ${asked}\n\n${speaker}: ${text}`;
+    return order.map((id) => one(turns.get(id))).join("\n\n");
   }
 
   update(change) {
@@ -212,17 +175,56 @@ class PanelView {
     else if (change.kind === "progress") view?.showStatus();
     else if (change.kind === "turn" && view) view.render();
     else if (change.kind === "turn") this.addTurn(change.id);
-    else if (change.kind === "all") {
-      this.turns.clear();
-      this.list.replaceChildren();
-      for (const id of this.store.state.order) this.addTurn(id);
+    else if (change.kind === "all") this.showAll();
+    if (change.kind === "turn" && !view) this.follow = true;
+    this.toEnd();
+  }
+
+  /** Show the turns of the store in their order; views that are there stay. */
+  showAll() {
+    const { order } = this.store.state;
+    for (const [id, view] of this.turns) {
+      if (order.includes(id)) view.render();
+      else this.turns.delete(id);
     }
+    for (const id of order) if (!this.turns.has(id)) this.addTurn(id);
+    const nodes = order.map((id) => this.turns.get(id).node);
+    this.list.replaceChildren(...(nodes.length ? nodes : [el("p", { class: "vlm-empty" }, "No turns yet.")]));
   }
 
   addTurn(id) {
+    if (!this.turns.size) this.list.replaceChildren();
     const view = new TurnView(this.store, id, this.node);
     this.turns.set(id, view);
+    this.growth.observe(view.node);
     this.list.append(view.node);
+  }
+
+  notify(text) {
+    if (!this.composer) return;
+    this.composer.notice.textContent = text;
+    this.composer.notice.hidden = !text;
+  }
+
+  isThere() {
+    return this.node.isConnected;
+  }
+
+  /** Follow the answer as it grows, until the person scrolls up to read. */
+  followGrowth() {
+    let last = 0;
+    this.follow = true;
+    this.list.addEventListener("scroll", () => {
+      const { scrollTop, scrollHeight, clientHeight } = this.list;
+      if (scrollTop < last - 2) this.follow = false;
+      if (scrollHeight - scrollTop - clientHeight < 32) this.follow = true;
+      last = scrollTop;
+    });
+    this.growth = new ResizeObserver(() => this.toEnd());
+  }
+
+  toEnd() {
+    if (this.follow && this.node.classList.contains("vlm-whole")) this.list.scrollTop = this.list.scrollHeight;
   }
 
   setLive(isLive) {
@@ -231,27 +233,31 @@ class PanelView {
   }
 }
 
-function initialize({ model }) {
-  stores.set(model, new Store(model));
-}
-
 function storeOf(model) {
   if (!stores.has(model)) stores.set(model, new Store(model));
   return stores.get(model);
+}
+
+function initialize({ model }) {
+  storeOf(model); // from here on no message is missed, even before a view is drawn
 }
 
 function render({ model, el: host }) {
   const store = storeOf(model);
   const view = new PanelView(store, host);
   view.setLive(true);
-  const onLive = (live) => view.setLive(live);
-  const onStatus = (_kernel, status) => ["dead", "restarting", "autorestarting"].includes(status) && onLive(false);
+  const onStatus = (_kernel, status) => GONE.includes(status) && view.setLive(false);
   const kernel = model.widget_manager?.kernel;
   kernel?.statusChanged?.connect?.(onStatus);
-  model.send({ type: "ready" });
+  const rebuild = () => view.build();
+  for (const name of ["kind", "title", "abilities", "settings"]) model.on(`change:${name}`, rebuild);
+  const { order, turns } = store.state;
+  model.send({ type: "ready", known: order.map((id) => [id, turns.get(id).state]) });
   return () => {
     kernel?.statusChanged?.disconnect?.(onStatus);
+    for (const name of ["kind", "title", "abilities", "settings"]) model.off(`change:${name}`, rebuild);
     store.views.delete(view);
+    view.growth.disconnect();
     view.node.remove();
   };
 }

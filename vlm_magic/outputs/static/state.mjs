@@ -50,7 +50,7 @@ export function applyMessage(state, message) {
 function applyDelta(state, message) {
   const turn = state.turns.get(message.id);
   if (!turn) return { kind: "resync" };
-  if (turn.state === "done" || turn.state === "failed" || message.seq <= turn.seq) return { kind: "none" };
+  if (!isUnderWay(turn) || message.seq <= turn.seq) return { kind: "none" };
   if (message.seq !== turn.seq + 1) return { kind: "resync" };
   turn.state = "streaming";
   turn.seq = message.seq;
@@ -82,4 +82,45 @@ export function openBlock(text) {
 /** Words for a number of tokens. */
 export function countTokens(n) {
   return n === 1 ? "1 token" : `${n.toLocaleString("en-US")} tokens`;
+}
+
+/** All answers to a turn, oldest first; the last one is the answer that counts. */
+export function answersOf(turn) {
+  return [...(turn.alternatives ?? []), turn];
+}
+
+// The input box: pictures stand in the text as marks, so that they keep their place.
+
+/** The mark of picture number n (from 1). */
+export function mark(n) {
+  return `«picture ${n}»`;
+}
+
+/** Put a mark at the cursor, with a space on each side that needs one. Returns {text, cursor}. */
+export function insertMark(text, start, end, n) {
+  const before = text.slice(0, start);
+  const after = text.slice(end);
+  const left = before && !/\s$/.test(before) ? " " : "";
+  const right = /^\s/.test(after) ? "" : " ";
+  const inserted = left + mark(n) + right;
+  return { text: before + inserted + after, cursor: before.length + inserted.length };
+}
+
+/** Take the mark of a picture out of the text, with one of the spaces around it. */
+export function removeMark(text, n) {
+  return text.replace(new RegExp(` ?${mark(n)}`, "g"), "").replace(/^ +/, "");
+}
+
+/** The beginning of a variable's name that stands before the cursor inside a brace, or null. */
+export function namePrefix(text, cursor) {
+  const found = /(?:^|[^{])\{([\p{L}_][\p{L}\p{N}_.]*)?$/u.exec(text.slice(0, cursor));
+  return found ? (found[1] ?? "") : null;
+}
+
+/** Complete the name before the cursor; closes the brace. Returns {text, cursor}. */
+export function completeName(text, cursor, prefix, name) {
+  const before = text.slice(0, cursor - prefix.length) + name;
+  const after = text.slice(cursor);
+  const brace = after.startsWith("}") ? "" : "}";
+  return { text: before + brace + after, cursor: before.length + 1 };
 }

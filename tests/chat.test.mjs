@@ -1,0 +1,119 @@
+// The page's own logic, without a page: node --test tests/chat.test.mjs
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import {
+  answersOf,
+  applyMessage,
+  completeName,
+  countTokens,
+  insertMark,
+  isUnderWay,
+  namePrefix,
+  newState,
+  openBlock,
+  removeMark,
+  setTurns,
+} from "../vlm_magic/outputs/static/state.mjs";
+
+const turn = (id, state = "waiting", more = {}) => ({ id, state, waiting: "Starting", ...more });
+
+function started() {
+  const state = newState();
+  setTurns(state, [turn("a")]);
+  return state;
+}
+
+test("words are added in order", () => {
+  const state = started();
+  assert.equal(applyMessage(state, { type: "delta", id: "a", seq: 1, text: "Hello", n: 1 }).kind, "delta");
+  applyMessage(state, { type: "delta", id: "a", seq: 2, text: " you", n: 2 });
+  assert.equal(state.turns.get("a").open, "Hello you");
+  assert.equal(state.turns.get("a").state, "streaming");
+});
+
+test("finished blocks move from the open text into the HTML", () => {
+  const state = started();
+  applyMessage(state, { type: "delta", id: "a", seq: 1, text: "One.\n", n: 1 });
+  applyMessage(state, { type: "delta", id: "a", seq: 2, html: "<p>One.</p>", text: "Tw", n: 2 });
+  const { html, open } = state.turns.get("a");
+  assert.deepEqual([html, open], ["<p>One.</p>", "Tw"]);
+});
+
+test("a gap asks for everything again, and a repeated message is dropped", () => {
+  const state = started();
+  applyMessage(state, { type: "delta", id: "a", seq: 1, text: "x", n: 1 });
+  assert.equal(applyMessage(state, { type: "delta", id: "a", seq: 3, text: "z", n: 3 }).kind, "resync");
+  assert.equal(applyMessage(state, { type: "delta", id: "a", seq: 1, text: "x", n: 1 }).kind, "none");
+  assert.equal(applyMessage(state, { type: "delta", id: "nobody", seq: 1, text: "x", n: 1 }).kind, "resync");
+  assert.equal(state.turns.get("a").open, "x");
+});
+
+test("a snapshot in the middle of an answer goes on from there", () => {
+  const state = newState();
+  applyMessage(state, { type: "turns", turns: [turn("a", "streaming", { stream: { seq: 7, html: "<p>1</p>", text: "2", n: 9 } })] });
+  assert.equal(applyMessage(state, { type: "delta", id: "a", seq: 7, text: "old", n: 9 }).kind, "none");
+  applyMessage(state, { type: "delta", id: "a", seq: 8, text: "3", n: 10 });
+  assert.equal(state.turns.get("a").open, "23");
+});
+
+test("a finished answer takes no more words", () => {
+  const state = started();
+  applyMessage(state, { type: "turn", turn: turn("a", "done", { answer: "<p>x</p>" }) });
+  assert.equal(applyMessage(state, { type: "delta", id: "a", seq: 1, text: "late", n: 1 }).kind, "none");
+  assert.equal(isUnderWay(state.turns.get("a")), false);
+});
+
+test("a new turn goes to the end, a known one keeps its place", () => {
+  const state = started();
+  applyMessage(state, { type: "turn", turn: turn("b") });
+  applyMessage(state, { type: "turn", turn: turn("a", "done") });
+  assert.deepEqual(state.order, ["a", "b"]);
+});
+
+test("progress is kept for views that come later", () => {
+  const state = started();
+  assert.equal(applyMessage(state, { type: "progress", id: "a", text: "Reading" }).kind, "progress");
+  assert.equal(state.turns.get("a").waiting, "Reading");
+  assert.equal(applyMessage(state, { type: "progress", id: "b", text: "x" }).kind, "none");
+  assert.equal(applyMessage(state, { type: "unheard of" }).kind, "none");
+});
+
+test("an open code block is shown without its fence", () => {
+  assert.deepEqual(openBlock("```python\nx = 1"), { code: true, language: "python", text: "x = 1" });
+  assert.equal(openBlock("```py").code, false);
+  assert.equal(openBlock("a ``` b\n").code, false);
+});
+
+test("earlier answers come first, the one that counts last", () => {
+  const current = turn("a", "done", { alternatives: [{ text: "old" }] });
+  assert.deepEqual(answersOf(current).map(({ text }) => text), ["old", undefined]);
+  assert.equal(answersOf(turn("a")).length, 1);
+});
+
+test("tokens are counted in words", () => {
+  assert.equal(countTokens(1), "1 token");
+  assert.equal(countTokens(1234), "1,234 tokens");
+});
+
+test("a picture's mark goes to the cursor, with spaces where words touch", () => {
+  assert.deepEqual(insertMark("seethis", 3, 3, 1), { text: "see «picture 1» this", cursor: 16 });
+  assert.equal(insertMark("", 0, 0, 2).text, "«picture 2» ");
+  assert.equal(insertMark("a b", 2, 3, 1).text, "a «picture 1» ");
+});
+
+test("taking a picture away takes its mark away, and no other", () => {
+  assert.equal(removeMark("a «picture 1» b «picture 11»", 1), "a b «picture 11»");
+  assert.equal(removeMark("«picture 1» b", 1), "b");
+});
+
+test("a name is completed inside a brace that the person opened", () => {
+  assert.equal(namePrefix("what is {ca", 11), "ca");
+  assert.equal(namePrefix("what is {", 9), "");
+  assert.equal(namePrefix("what is {cat.size", 17), "cat.size");
+  assert.equal(namePrefix("{{ca", 4), null);
+  assert.equal(namePrefix("what is ca", 10), null);
+  assert.equal(namePrefix("{cat} and", 9), null);
+  assert.equal(namePrefix("{größe", 6), "größe");
+  assert.deepEqual(completeName("see {ca now", 7, "ca", "cat"), { text: "see {cat} now", cursor: 9 });
+  assert.deepEqual(completeName("see {ca}", 7, "ca", "cat"), { text: "see {cat}", cursor: 9 });
+});

@@ -1,0 +1,142 @@
+"""What a model writes becomes inert HTML and inert Markdown, quickly, whatever it is."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from script_vectors import VECTOR_LIST, live_things, render_with_html
+
+from vlm_magic.outputs.blocks import BlockSplitter, split_blocks
+from vlm_magic.outputs.markdown import clean_text, to_html, to_safe_markdown
+from vlm_magic.outputs.maths import to_mathml
+
+
+def test_the_detector_sees_what_these_vectors_do_without_us() -> None:
+    seen = [vector for vector in VECTOR_LIST if live_things(render_with_html(vector))]
+    assert len(seen) > len(VECTOR_LIST) // 2
+
+
+@pytest.mark.parametrize("vector", VECTOR_LIST)
+def test_script_vectors_are_inert_in_html_and_in_markdown(vector: str) -> None:
+    assert live_things(to_html(vector)) == []
+    assert live_things(to_html(f"before\n\n{vector}\n\nafter {vector}")) == []
+    assert live_things(render_with_html(to_safe_markdown(vector))) == []
+    assert live_things(render_with_html(to_safe_markdown(f"- a\n  > {vector}\n\n{vector}"))) == []
+
+
+@pytest.mark.parametrize("vector", VECTOR_LIST)
+def test_every_prefix_of_a_vector_is_inert(vector: str) -> None:
+    for end in range(len(vector)):
+        assert live_things(to_html(vector[:end])) == []
+        assert live_things(render_with_html(to_safe_markdown(vector[:end]))) == []
+
+
+_FRAGMENTS = st.sampled_from(
+    [*VECTOR_LIST, "`", "```\n", "$", "$$", "[", "](", ")", "<", ">", "\n", "\n\n", "    ", "- ", "1. ", "> ",
+     "|", "*", "**", "_", "~~", "\\", "&", "#", "!", "\u202e", "\ud800", "\x00", "\ue0000\ue001", "é",
+     "\\(", "\\]"]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_FRAGMENTS | st.text(max_size=8), max_size=12).map("".join))
+def test_any_mixture_is_inert_and_renders(text: str) -> None:
+    assert live_things(to_html(text)) == []
+    assert live_things(render_with_html(to_safe_markdown(text))) == []
+
+
+def test_what_models_write_is_rendered() -> None:
+    html = to_html(
+        "# Title\n\n**bold** ~~gone~~ `x<y`\n\n| a | b |\n|:-|-:|\n| 1 | 2 |\n\n"
+        "```python\nif a < b: pass\n```\n\n1. one\n2. two\n"
+    )
+    assert '<p class="vlm-h vlm-h1" role="heading" aria-level="4"><strong>Title</strong></p>' in html
+    assert "<strong>bold</strong> <s>gone</s> <code>x&lt;y</code>" in html
+    assert '<td class="vlm-right">2</td>' in html
+    assert '<span class="k">if</span>' in html
+    assert "<li>one</li>" in html
+    assert not re.search(r"<h[1-6]", html), "real headings would enter the notebook's table of contents"
+
+
+def test_links_open_elsewhere_and_show_their_host() -> None:
+    html = to_html("[click](https://example.org/a?b=1) and [example.org](https://example.org)")
+    assert 'rel="noopener noreferrer' in html
+    assert html.count('target="_blank"') == 2
+    assert html.count("(example.org)") == 1, "the host is added only where the text does not say it"
+
+
+def test_a_picture_is_named_and_not_loaded() -> None:
+    html = to_html("![a cat](https://example.org/cat.png)")
+    assert "<img" not in html
+    assert "not loaded: a cat" in html
+
+
+@pytest.mark.parametrize("tex", [r"$a^2$", r"\(a^2\)", r"$$a^2$$", "\\[\na^2\n\\]"])
+def test_formulas_become_mathml_with_their_source_beside(tex: str) -> None:
+    html = to_html(tex)
+    assert "<msup>" in html
+    assert '<code class="vlm-tex">a^2</code>' in html
+
+
+def test_prices_are_no_formulas() -> None:
+    assert "<math" not in to_html("It costs $5 or $6, not US$7.")
+
+
+def test_a_formula_that_reaches_outside_stays_text() -> None:
+    for tex in (r"\href{javascript:x}{y}", r"\text{<img src=x>}", "x" * 3000, "{" * 500):
+        html = to_mathml(tex)
+        assert live_things(html) == []
+
+
+@pytest.mark.parametrize(
+    "piece", ["[", "*", "_", "`", "$", "![", "[a](", "> ", "- ", "a\n\n", "|a|b\n|-|-\n", "\\("]
+)
+def test_a_megabyte_of_anything_takes_under_a_second(piece: str) -> None:
+    text = (piece * 1_000_000)[:1_000_000]
+    began = time.perf_counter()
+    to_html(text)
+    to_safe_markdown(text)
+    assert time.perf_counter() - began < 1.0
+
+
+def test_text_is_shown_without_what_no_page_can_show() -> None:
+    assert clean_text("a\r\nb\x00\x1b[31m\ud800\u202e") == "a\nb��[31m��"
+
+
+def test_safe_markdown_says_the_same() -> None:
+    text = (
+        "# T\n\nwords *it* **bo** `co<de` [l](https://e.org/x)\n\n- a\n- b\n  1. c\n\n> q\n\n"
+        "| a | b |\n|---|---|\n| 1 | x\\|y |\n\n```py\n<b>`$x$`\n```\n\n1 * 2 # 3_4_5 [no] <tag> $5\n"
+    )
+
+    def words(html: str) -> str:
+        return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html)).strip()
+
+    rewritten = render_with_html(to_safe_markdown(text))
+    original = render_with_html(text.replace("<tag>", "&lt;tag&gt;"))
+    assert words(rewritten).replace("(e.org)", "").replace("  ", " ") == words(original)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="a`~#-1. >\n*|$", max_size=80), st.integers(1, 5))
+def test_blocks_join_to_the_text_however_it_arrives(text: str, step: int) -> None:
+    splitter = BlockSplitter()
+    blocks = [block for at in range(0, len(text), step) for block in splitter.feed(text[at : at + step])]
+    assert "".join(blocks) + splitter.open == text
+    assert "".join(split_blocks(text)) == text
+
+
+def test_a_paragraph_leaves_with_the_first_letter_after_it() -> None:
+    splitter = BlockSplitter()
+    assert splitter.feed("One.\n\nT") == ["One.\n\n"]
+    assert splitter.feed("wo.\n\n- a\n\n") == ["Two.\n\n"]
+    assert splitter.feed("-") == [], "it may go on with the list"
+
+
+def test_finished_blocks_leave_and_code_and_lists_stay_whole() -> None:
+    text = "para\n\n- a\n\n- b\n\n```\nx\n\ny\n```\n# H\nlast"
+    assert split_blocks(text) == ["para\n\n", "- a\n\n- b\n\n", "```\nx\n\ny\n```\n", "# H\n", "last"]

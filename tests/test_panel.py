@@ -1,0 +1,291 @@
+"""The panel's kernel side: what it sends, what it accepts, what it keeps; without a browser."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from panel_scenes import RICH, picture, question, reply, thumbnail
+
+from vlm_magic.messages import Chunk, Exchange, Picture, Progress, Text
+from vlm_magic.outputs.drafts import marked_text, parts_of_draft, split_marks
+from vlm_magic.outputs.markdown import to_html
+from vlm_magic.outputs.panel import ChatPanel, page_code, page_style
+from vlm_magic.outputs.stream import AnswerStream
+
+
+class Heard(ChatPanel):
+    """A panel whose messages to the page are kept."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.sent: list[dict[str, Any]] = []
+        super().__init__(*args, **options)
+
+    def send(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
+        self.sent.append({**content, "buffers": buffers})
+
+    def hear(self, content: dict[str, Any], *buffers: bytes) -> None:
+        """As if the page had sent this."""
+        self._handle_custom_msg(content, list(buffers))
+
+    def of_type(self, kind: str) -> list[dict[str, Any]]:
+        return [message for message in self.sent if message["type"] == kind]
+
+
+def replayed(messages: list[dict[str, Any]]) -> str:
+    """The text that a page would hold after these updates, finished blocks as HTML."""
+    html, text = "", ""
+    for n, message in enumerate(messages, start=1):
+        assert message["seq"] == n
+        if "html" in message:
+            html, text = html + message["html"], message["text"]
+        else:
+            text += message["text"]
+    return html + text
+
+
+def test_its_text_is_a_constant_and_its_output_is_the_widget_alone() -> None:
+    panel = ChatPanel()
+    assert repr(panel) == "vlm chat panel"
+    assert list(panel.view_bundle()) == ["application/vnd.jupyter.widget-view+json"]
+
+
+def test_the_page_is_one_module_that_asks_nobody_for_anything() -> None:
+    code, style = page_code(), page_style()
+    assert "import " not in "".join(
+        line for line in code.splitlines() if not line.strip().startswith(("//", "*"))
+    )
+    assert code.count("export ") == 1
+    for text in (code, style):
+        assert "https://" not in text
+        assert "http://www.w3.org/2000/svg" in text or "http://" not in text
+    assert "url(" not in style
+
+
+def test_an_answer_arrives_whole_in_few_updates() -> None:
+    panel = Heard()
+    exchange = question()
+    panel.show_exchange(exchange)
+    for n, word in enumerate(RICH.split(" ")):
+        panel.push(exchange.id, Chunk(word if n == 0 else f" {word}", n + 1))
+    exchange.reply = reply(RICH)
+    panel.finish(exchange.id, exchange)
+    deltas = panel.of_type("delta")
+    assert 1 <= len(deltas) <= 5, "words that come at once leave together"
+    assert "<table>" in replayed(deltas)
+    last = panel.of_type("turn")[-1]["turn"]
+    assert last["state"] == "done"
+    assert last["answer"] == to_html(RICH)
+
+
+def test_words_leave_at_most_twenty_times_a_second_and_none_is_lost() -> None:
+    updates: list[tuple[float, dict[str, Any]]] = []
+    stream = AnswerStream(lambda update: updates.append((time.monotonic(), update)))
+    began = time.monotonic()
+    for n in range(200):
+        stream.push(f"w{n} ", n)
+        time.sleep(0.002)
+    stream.close()
+    took = time.monotonic() - began
+    assert replayed([update for _, update in updates]) == "".join(f"w{n} " for n in range(200))
+    assert len(updates) <= took * 20 + 2
+    assert updates[0][0] - began < 0.1, "the first words leave at once"
+
+
+def test_showing_costs_in_proportion_to_the_text() -> None:
+    def cost(n_blocks: int) -> tuple[int, float]:
+        sizes: list[int] = []
+        stream = AnswerStream(lambda update: sizes.append(sum(len(str(v)) for v in update.values())), 0.0)
+        began = time.process_time()
+        for n in range(n_blocks * 20):
+            stream.push("word " if n % 20 else "\n\nword ")
+            if n % 10 == 0:
+                stream._flush()
+        stream.close()
+        return sum(sizes), time.process_time() - began
+
+    cost(10)
+    (bytes_1, cpu_1), (bytes_4, cpu_4) = cost(100), cost(400)
+    assert bytes_4 < bytes_1 * 5
+    assert cpu_4 < cpu_1 * 8 + 0.1
+
+
+def test_many_threads_may_push() -> None:
+    got: list[dict[str, Any]] = []
+    stream = AnswerStream(got.append, 0.001)
+    threads = [
+        threading.Thread(target=lambda name=name: [stream.push(name) for _ in range(500)]) for name in "abcd"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stream.close()
+    assert sorted(replayed(got)) == sorted("abcd" * 500)
+
+
+def test_a_late_page_gets_everything_so_far() -> None:
+    panel = Heard()
+    exchange = question()
+    panel.show_exchange(exchange)
+    panel.push(exchange.id, Chunk("First block.\n\nSecond", 4))
+    time.sleep(0.2)
+    panel.hear({"type": "ready", "known": []})
+    assert panel.alive.is_set()
+    (turns,) = panel.of_type("turns")
+    stream = turns["turns"][0]["stream"]
+    assert (stream["html"], stream["text"]) == ("<p>First block.</p>\n", "Second")
+    assert panel.get_state()["turns"][0]["stream"]["seq"] == stream["seq"]
+
+
+def test_a_page_that_is_up_to_date_gets_nothing_again() -> None:
+    panel = Heard(exchanges=[question()])
+    panel.hear({"type": "ready", "known": [["x1", "waiting"]]})
+    assert panel.sent == []
+    assert panel.get_state()["turns"][0]["question"].startswith("What changed")
+
+
+def test_stop_names_its_answer_and_is_acknowledged() -> None:
+    panel, actions = Heard(), []
+    panel.on_action(actions.append)
+    panel.hear({"type": "stop", "id": "x7"})
+    assert actions == [{"kind": "stop", "exchange": "x7"}]
+    assert panel.of_type("ack")[0]["id"] == "x7"
+
+
+def test_waiting_is_said_once_per_change_and_not_after_words_came() -> None:
+    panel, exchange = Heard(), question()
+    panel.show_exchange(exchange)
+    for _ in range(3):
+        panel.progress(exchange.id, Progress("queued", 2))
+    panel.progress(exchange.id, Progress("prefill", 1, 4))
+    panel.push(exchange.id, Chunk("x", 1))
+    panel.progress(exchange.id, Progress("prefill", 4, 4))
+    words = [message["text"] for message in panel.of_type("progress")]
+    assert words == ["Waiting for 2 answers before this one", "Reading the prompt (25 %)"]
+    panel.fail(exchange.id)
+    assert panel.snapshot()[0]["state"] == "failed"
+
+
+def test_words_for_unknown_or_finished_answers_are_dropped() -> None:
+    panel, exchange = Heard(), question()
+    panel.push("nobody", Chunk("x"))
+    exchange.reply = reply("done")
+    panel.show_exchange(exchange)
+    panel.push(exchange.id, Chunk("x"))
+    time.sleep(0.1)
+    assert panel.of_type("delta") == []
+
+
+def test_a_click_on_a_thumbnail_brings_the_full_picture() -> None:
+    panel = Heard(exchanges=[question(1, picture(size=(4000, 1000)))], thumbnail=thumbnail)
+    panel.hear({"type": "picture", "id": "x1", "index": 0})
+    (message,) = panel.of_type("picture")
+    assert message["label"] == "before, 4000×1000 px"
+    assert message["buffers"][0].startswith(b"\x89PNG")
+    for index in (-1, 1, 99):
+        panel.hear({"type": "picture", "id": "x1", "index": index})
+    assert len(panel.of_type("picture")) == 1
+
+
+def test_a_sent_message_has_its_pictures_in_their_place() -> None:
+    panel, actions = Heard("chat"), []
+    panel.on_action(actions.append, ("send",))
+    message = {"type": "act", "kind": "send", "draft": 3, "text": "Is «picture 2» like {cat}?"}
+    panel.hear({**message, "pictures": [{"n": 2, "name": "dog.png"}]}, b"PNGDATA")
+    before, shown, after = actions[0]["parts"]
+    assert (before.text, after.text) == ("Is ", " like {cat}?")
+    assert (shown.source, shown.name) == (b"PNGDATA", "dog.png")
+
+
+def test_a_message_that_cannot_be_taken_goes_back_with_the_reason() -> None:
+    panel = Heard("chat")
+
+    def refuse(_: object) -> None:
+        raise LookupError("no variable 'catt'")
+
+    panel.on_action(refuse, ("send", "edit"))
+    panel.hear({"type": "act", "kind": "send", "draft": 3, "text": "{catt}", "pictures": []})
+    (message,) = panel.of_type("refused")
+    assert (message["draft"], message["text"]) == (3, "LookupError: no variable 'catt'")
+    panel.hear({"type": "act", "kind": "edit", "id": "x1", "text": "y"})
+    assert len(panel.of_type("notice")) == 1
+
+
+def test_actions_that_nobody_handles_are_not_passed_on() -> None:
+    panel, actions = Heard("chat"), []
+    panel.on_action(actions.append, ("send",))
+    panel.hear({"type": "act", "kind": "clear"})
+    assert actions == []
+    assert panel.abilities == ["send", "stop"]
+
+
+def test_an_edit_keeps_the_pictures_of_the_question() -> None:
+    exchange = question()
+    panel, actions = Heard("chat", exchanges=[exchange]), []
+    panel.on_action(actions.append, ("edit",))
+    source = panel.snapshot()[0]["source"]
+    assert source == "What changed between «picture 1» and «picture 2»?"
+    panel.hear({"type": "act", "kind": "edit", "id": "x1", "text": "Only «picture 2», not «picture 9»"})
+    parts = actions[0]["parts"]
+    assert parts == (Text("Only "), exchange.pictures[1], Text(", not «picture 9»"))
+
+
+def test_names_of_variables_are_offered_in_bounds() -> None:
+    panel = Heard("chat")
+    panel.hear({"type": "complete", "prefix": "c", "ticket": 1})
+    panel.completer = lambda prefix: (f"{prefix}{n}" for n in range(1000))
+    panel.hear({"type": "complete", "prefix": "c", "ticket": 2})
+    first, second = panel.of_type("completions")
+    assert first["names"] == []
+    assert (second["ticket"], len(second["names"])) == (2, 50)
+
+
+def test_earlier_answers_come_along_with_how_they_ended() -> None:
+    exchange = question()
+    exchange.alternatives = [reply("older", "interrupted")]
+    exchange.reply = reply("newer")
+    turn = ChatPanel(exchanges=[exchange]).snapshot()[0]
+    assert turn["alternatives"][0]["badges"] == ["stopped"]
+    assert turn["badges"] == []
+
+
+def test_a_conversation_replaces_what_was_shown_and_keeps_answers_under_way() -> None:
+    panel, exchange = Heard(), question()
+    panel.show_exchange(exchange)
+    panel.push(exchange.id, Chunk("words", 1))
+    other = Exchange("y", (Text("before"),), reply=reply("done"))
+    panel.set_conversation([other, exchange])
+    assert [turn["state"] for turn in panel.snapshot()] == ["done", "streaming"]
+    panel.set_conversation([other])
+    assert [turn["id"] for turn in panel.snapshot()] == ["y"]
+    panel.finish(exchange.id, exchange)
+
+
+@pytest.mark.parametrize("text", ["", "only text", "«picture 1»", "a «picture 1» b «picture 1» «picture 0»"])
+def test_marks_and_parts_are_two_forms_of_the_same(text: str) -> None:
+    shown = Picture("p", name="p")
+    parts = split_marks(text, {1: shown})
+    assert sum(part is shown for part in parts) == text.count("«picture 1»")
+    assert (
+        "".join(p.text for p in parts if isinstance(p, Text)).strip()
+        == text.replace("«picture 1»", "").strip()
+    )
+    assert marked_text(split_marks("x «picture 1» y", {1: shown})) == "x «picture 1» y"
+    assert parts_of_draft("", [], []) == (Text(""),)
+
+
+def test_the_pages_own_logic() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    test = Path(__file__).with_name("chat.test.mjs")
+    done = subprocess.run(
+        [node, "--test", str(test)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

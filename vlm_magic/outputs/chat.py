@@ -1,0 +1,127 @@
+"""A whole conversation in one output: the panel with its input box, and its transcript beside it.
+
+The one output that is updated after it was written: the transcript follows the conversation, so
+that the saved notebook shows what was said in the panel. Neighbours: `panel` and `transcript` do
+the showing, `views` shows single answers, the shell handles the actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlm_magic.messages import Chunk, Exchange, Progress
+from vlm_magic.outputs.cards import Thumbnailer
+from vlm_magic.outputs.transcript import conversation_bundle
+from vlm_magic.outputs.views import surroundings
+
+if TYPE_CHECKING:
+    from vlm_magic.outputs.panel import Action, ChatPanel
+
+__all__ = ["ALL_ACTIONS", "ChatView"]
+
+ALL_ACTIONS = (
+    "stop", "send", "regenerate", "edit", "delete", "hide", "choose", "refresh", "clear", "settings",
+)  # fmt: skip
+
+
+class ChatView:
+    """Shows a conversation and lets a person go on with it.
+
+    Where nobody looks (a program runs the notebook, or a terminal), there is no panel: `show`
+    publishes the transcript, the other methods do nothing.
+
+    Args:
+        name: what the conversation is called.
+        thumbnail: makes the data URI of a picture.
+        save_thumbnails: whether the transcript carries pictures too.
+        model: name of the model where a reply does not say.
+        on_action: called with what the person does; see `ChatPanel.on_action`.
+        actions: the kinds that it handles.
+        completer: gives the names of variables that begin with a prefix.
+        settings: what the settings form shows at first.
+    """
+
+    def __init__(
+        self,
+        name: str = "main",
+        *,
+        thumbnail: Thumbnailer | None = None,
+        save_thumbnails: bool = True,
+        model: str = "",
+        on_action: Callable[[Action], object] | None = None,
+        actions: Sequence[str] = ALL_ACTIONS,
+        completer: Callable[[str], Iterable[str]] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.title = f"Conversation {name}"
+        self.panel: ChatPanel | None = None
+        self._model = model
+        self._saved = thumbnail if save_thumbnails else None
+        self._transcript: Any = None
+        if surroundings() != "person":
+            return
+        from vlm_magic.outputs.panel import ChatPanel
+
+        self.panel = ChatPanel(
+            "chat", thumbnail=thumbnail, title=self.title, model=model, settings=settings or {}
+        )
+        self.panel.completer = completer
+        if on_action is not None:
+            self.panel.on_action(on_action, actions)
+
+    def show(self, exchanges: Iterable[Exchange]) -> None:
+        """Put the conversation into the output of the running cell."""
+        from IPython.display import display
+
+        shown = list(exchanges)
+        if self.panel is None:
+            if surroundings() == "terminal":
+                print(self._bundle(shown)["text/plain"])
+            else:
+                display(self._bundle(shown), raw=True)
+            return
+        self.panel.set_conversation(shown, model=self._model)
+        display(self.panel.view_bundle(), raw=True)
+        self._transcript = display(self._bundle(shown), raw=True, display_id=True)
+
+    def update(self, exchanges: Iterable[Exchange]) -> None:
+        """The conversation has changed: show it so, and keep the transcript in step."""
+        shown = list(exchanges)
+        if self.panel is not None:
+            self.panel.set_conversation(shown, model=self._model)
+        self.save(shown)
+
+    def save(self, exchanges: Iterable[Exchange]) -> None:
+        """Bring the transcript up to date; answers under way are not in it yet."""
+        if self._transcript is not None:
+            self._transcript.update(self._bundle(list(exchanges)), raw=True)
+
+    def begin(self, exchange: Exchange) -> None:
+        """A new question, or an old one asked again."""
+        if self.panel is not None:
+            self.panel.show_exchange(exchange, model=self._model)
+
+    def push(self, exchange: Exchange, chunk: Chunk) -> None:
+        """Words of its answer."""
+        if self.panel is not None:
+            self.panel.push(exchange.id, chunk)
+
+    def progress(self, exchange: Exchange, progress: Progress) -> None:
+        """What its answer waits for."""
+        if self.panel is not None:
+            self.panel.progress(exchange.id, progress)
+
+    def finish(self, exchange: Exchange) -> None:
+        """Its whole answer."""
+        if self.panel is not None:
+            self.panel.finish(exchange.id, exchange, model=self._model)
+
+    def fail(self, exchange: Exchange, message: str) -> None:
+        """Its answer failed; nobody else will say so, since no cell runs."""
+        if self.panel is not None:
+            self.panel.fail(exchange.id, message)
+
+    def _bundle(self, exchanges: list[Exchange]) -> dict[str, str]:
+        answered = [exchange for exchange in exchanges if exchange.reply is not None]
+        return conversation_bundle(answered, self.title, thumbnail=self._saved, model=self._model)
