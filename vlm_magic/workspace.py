@@ -73,6 +73,7 @@ class Workspace:
             OptionError: no such option. ModelError and its kin: the model does not load.
         """
         from vlm_magic.models.engine import LocalEngine
+        from vlm_magic.models.estimate import estimate
         from vlm_magic.models.loading import load_model
         from vlm_magic.models.options import LoadOptions
 
@@ -86,6 +87,8 @@ class Workspace:
                     return resident
                 self.unload(key)
             elif replace and name is None and self._default is not None:
+                if str(model) != "starter":
+                    estimate(model, wanted[1])  # raises where it cannot be loaded: the model in use stays
                 self.unload(self._default)
             engine = LocalEngine(load_model(model, wanted[1], on_progress=on_progress))
             self.add_engine(key, engine)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_magic.errors import VLMError
+from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
 from vlm_magic.messages import Part, Text
@@ -50,18 +51,28 @@ class Call:
 
 
 def ask(
-    shell: Any, workspace: Workspace, values: Mapping[str, object], text: str, *, save_thumbnails: bool = True
+    shell: Any,
+    workspace: Workspace,
+    values: Mapping[str, object],
+    text: str,
+    *,
+    pictures: PictureOptions | None = None,
+    save_thumbnails: bool = True,
 ) -> None:
     """Ask the model and show the answer; ``-o`` puts its text into the notebook."""
     call, settings = Call.split(values)
-    parts: list[Part] = [Text(text)] if call.raw else resolve_parts(parse_prompt(text), shell.user_ns)
+    parts: list[Part] = (
+        [Text(text)]
+        if call.raw
+        else resolve_parts(parse_prompt(text), shell.user_ns, options=pictures or PictureOptions())
+    )
     ensure_engine(workspace)
     engine = workspace.engine(call.model)
     if call.dry_run:
         key = workspace.peek_key()
         session = workspace.session_for(key, call.conversation)
-        bill, pictures = session.bill(*parts, key=key, fresh=call.new, engine=engine, **settings)
-        show_bundle(bill_bundle(bill, pictures, thumbnail_data_uri))
+        bill, shown = session.bill(*parts, key=key, fresh=call.new, engine=engine, **settings)
+        show_bundle(bill_bundle(bill, shown, thumbnail_data_uri))
         return
     key = workspace.next_key()
     session = workspace.session_for(key, call.conversation, call.new)

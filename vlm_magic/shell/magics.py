@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
-from traitlets import Bool
+from traitlets import Bool, Float, List, Unicode
 
 from vlm_magic.errors import OptionError
+from vlm_magic.inputs.limits import FetchLimits, PictureOptions
 from vlm_magic.shell import asking, reports
 from vlm_magic.shell.cells import CellWatch
 from vlm_magic.shell.completion import PromptCompleter
@@ -23,6 +24,15 @@ class VLMMagics(Magics):
     """Vision-language models in the notebook. Settings: ``%config VLMMagics.NAME = value``."""
 
     save_thumbnails = Bool(True, help="Keep small pictures in the saved notebook.").tag(config=True)
+    allow_hosts = List(
+        Unicode(), help="Hosts with a private or local address that a picture's URL may name."
+    ).tag(config=True)
+    max_megapixels = Float(
+        0, help="The largest picture that is decoded; 0 is 50 megapixels (JPEG: 200, decoded reduced)."
+    ).tag(config=True)
+    use_proxies = Bool(
+        False, help="Fetch through the environment's proxies; their addresses cannot be checked."
+    ).tag(config=True)
 
     def __init__(self, shell: Any, workspace: Workspace) -> None:
         super().__init__(shell)
@@ -60,6 +70,11 @@ class VLMMagics(Magics):
         reports.show_unload(self.workspace, line.strip() or None)
 
     @line_magic
+    def vlm_forget(self, line: str) -> None:
+        parse_options_only(line, (), "%vlm_forget")
+        reports.show_forget(self.workspace)
+
+    @line_magic
     def vlm_history(self, line: str) -> None:
         values = parse_options_only(line, magic("%vlm_history").options, "%vlm_history")
         reports.show_history(self.workspace, _name(values), save_thumbnails=self.save_thumbnails)
@@ -70,7 +85,18 @@ class VLMMagics(Magics):
         reports.show_reset(self.workspace, _name(values))
 
     def _ask(self, values: dict[str, object], text: str) -> None:
-        asking.ask(self.shell, self.workspace, values, text, save_thumbnails=self.save_thumbnails)
+        pictures = PictureOptions(
+            max_megapixels=self.max_megapixels or None,
+            fetch=FetchLimits(allow_hosts=tuple(self.allow_hosts), use_proxies=self.use_proxies),
+        )
+        asking.ask(
+            self.shell,
+            self.workspace,
+            values,
+            text,
+            pictures=pictures,
+            save_thumbnails=self.save_thumbnails,
+        )
 
 
 # The table is the one source of help: ``%%vlm?`` shows the docstring.
@@ -80,6 +106,7 @@ for _function, _name_of_magic in (
     (VLMMagics.vlm_load, "%vlm_load"),
     (VLMMagics.vlm_status, "%vlm_status"),
     (VLMMagics.vlm_unload, "%vlm_unload"),
+    (VLMMagics.vlm_forget, "%vlm_forget"),
     (VLMMagics.vlm_history, "%vlm_history"),
     (VLMMagics.vlm_reset, "%vlm_reset"),
 ):

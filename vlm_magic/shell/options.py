@@ -156,6 +156,7 @@ MAGICS = (
     ),
     Magic("%vlm_status", "", "Show what is loaded, what it holds, and the conversations."),
     Magic("%vlm_unload", "[NAME]", "Unload a model and say how much memory came back."),
+    Magic("%vlm_forget", "", "Empty the stores: reused computations of the models, downloaded pictures."),
     Magic("%vlm_history", "", "Show a conversation.", (_CONVERSATION,)),
     Magic("%vlm_reset", "", "Forget a conversation; the model stays loaded.", (_CONVERSATION,)),
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlm_magic.inputs.thumbnails import thumbnail_data_uri
+from vlm_magic.inputs import seen
+from vlm_magic.inputs.cache import forget_downloads
+from vlm_magic.inputs.thumbnails import forget_thumbnails, thumbnail_data_uri
 from vlm_magic.outputs.transcript import conversation_bundle
 from vlm_magic.shell.asking import show_bundle
 from vlm_magic.workspace import Workspace
@@ -58,15 +60,16 @@ def _model_line(name: str, engine: Any, workspace: Workspace) -> str:
     if not isinstance(engine, LocalEngine) or engine.loaded is None:
         return f"{mark} {name}"
     speed = f" · last {engine.last_reply.tokens_per_s:.0f} tokens/s" if engine.last_reply else ""
+    kept = f" · keeps {_size(engine.reuse.n_bytes)} for reuse" if engine.reuse.n_bytes else ""
     called = f"{name} = " if name != engine.loaded.name else ""
-    return f"{mark} {called}{describe(engine.loaded)}{speed}"
+    return f"{mark} {called}{describe(engine.loaded)}{speed}{kept}"
 
 
 def show_unload(workspace: Workspace, name: str | None) -> None:
     """Unload a model and say what came back."""
     key = name or workspace.default_engine
     n_bytes = workspace.unload(name)
-    print(f"{key} unloaded, {n_bytes / 1e6:.0f} MB given back")
+    print(f"{key} unloaded, {_size(n_bytes)} given back")
 
 
 def show_history(workspace: Workspace, name: str | None, *, save_thumbnails: bool) -> None:
@@ -74,6 +77,21 @@ def show_history(workspace: Workspace, name: str | None, *, save_thumbnails: boo
     conversation = workspace.known_session(name).conversation
     thumbnail = thumbnail_data_uri if save_thumbnails else None
     show_bundle(conversation_bundle(conversation.exchanges, conversation.name, thumbnail=thumbnail))
+
+
+def show_forget(workspace: Workspace) -> None:
+    """Empty the stores of models and pictures, and say what they held."""
+    stores = [engine.reuse for engine in workspace.engines.values() if hasattr(engine, "reuse")]
+    n_bytes = sum(store.clear() for store in stores)
+    forget_thumbnails()
+    print(
+        f"forgotten: {_size(n_bytes)} of reused computation, {_size(seen.forget())} of decoded pictures, "
+        f"{_size(forget_downloads())} of downloads"
+    )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.0f} MB"
 
 
 def show_reset(workspace: Workspace, name: str | None) -> None:
