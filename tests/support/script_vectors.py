@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 ALLOWED_TAGS = set(
     re.findall(
         r"\S+",
-        """p br hr strong em b small s code pre ul ol li blockquote table thead tbody tr th td a span div
+        """p br hr h1 h2 h3 h4 h5 h6 strong em b small s code pre ul ol li blockquote table thead tbody
+        tr th td a span div
         math mrow mi mn mo ms mtext mspace mfrac msqrt mroot msub msup msubsup munder mover munderover
         mtable mtr mtd mstyle mpadded mphantom menclose mmultiscripts mprescripts mfenced merror""",
     )
