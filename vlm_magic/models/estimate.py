@@ -179,7 +179,7 @@ def _weights(
     n_parameters = sum(sizes.values())
     total = n_parameters * _N_BYTES[plan.dtype]
     if plan.quantization:
-        kept = kept_modules(model)
+        kept = kept_modules(model, plan)
         for name, linear in _linears(model):
             if not _is_kept(name, kept):
                 total += _quantized_bytes(linear, plan) - linear.weight.numel() * _N_BYTES[plan.dtype]
@@ -203,15 +203,17 @@ def empty_model(name: str, config: Any) -> Any:
         return model_class_of(name, config)._from_config(config, attn_implementation="eager")
 
 
-def kept_modules(model: Any) -> list[str]:
+def kept_modules(model: Any, plan: Plan) -> list[str]:
     """Names of the modules that stay in full precision: all that are no linear layers of the language model.
 
-    The shortest prefixes that hold no layer to quantise, as transformers matches names from their start.
+    The shortest prefixes that hold no layer to quantise, as transformers matches names from their start. On a CPU
+    bitsandbytes computes in 4 bits only where a layer's sizes are multiples of its blocks; others are kept too.
     """
-    wanted = [name for name, _ in _linears(model) if _is_language_layer(name)]
-    kept = [name for name, _ in _linears(model) if not _is_language_layer(name)]
+    wanted = {name for name, linear in _linears(model) if _is_language_layer(name) and _can_be(linear, plan)}
     prefixes: dict[str, None] = {}
-    for name in kept:
+    for name, _ in _linears(model):
+        if name in wanted:
+            continue
         parts = name.split(".")
         for n in range(1, len(parts) + 1):
             prefix = ".".join(parts[:n])
@@ -219,6 +221,13 @@ def kept_modules(model: Any) -> list[str]:
                 prefixes[prefix] = None
                 break
     return list(prefixes)
+
+
+def _can_be(linear: Any, plan: Plan) -> bool:
+    """Whether a layer's sizes allow the quantisation."""
+    if plan.quantization != "bnb-4bit" or plan.device != "cpu":
+        return True
+    return linear.in_features % 64 == 0 and linear.out_features % 32 == 0
 
 
 def _linears(model: Any) -> list[tuple[str, Any]]:

@@ -17,6 +17,14 @@ from vlm_magic.errors import OptionError
 __all__ = ["apply", "tiles_of"]
 
 
+_TILES = {
+    "do_image_splitting": "",
+    "crop_to_patches": "max_patches",
+    "do_pan_and_scan": "pan_and_scan_max_num_crops",
+}
+"""Switch → limit; Idefics2's has none."""
+
+
 def apply(
     name: str, processor: Any, config: Any, *, splitting: bool | None, picture_tokens: int | None
 ) -> str:
@@ -38,7 +46,7 @@ def apply(
     pictures = processor.image_processor
     said = []
     if splitting is not None:
-        _set_splitting(name, pictures, config, splitting)
+        _set_splitting(name, processor, config, splitting)
         said.append("pictures are cut into tiles" if splitting else "pictures are not cut into tiles")
     if picture_tokens is not None:
         said.append(_set_tokens(name, processor, config, picture_tokens))
@@ -47,7 +55,7 @@ def apply(
 
 def tiles_of(processor: Any) -> str:
     """The name of the setting that switches tiles on and off; "" where there is none."""
-    for name in ("do_image_splitting", "crop_to_patches", "do_pan_and_scan"):
+    for name in _TILES:
         if getattr(processor.image_processor, name, None) is not None:
             return name
     for name in ("image_grid_pinpoints", "max_image_tiles"):
@@ -56,10 +64,19 @@ def tiles_of(processor: Any) -> str:
     return ""
 
 
-def _set_splitting(name: str, pictures: Any, config: Any, splitting: bool) -> None:
-    for switch in ("do_image_splitting", "crop_to_patches", "do_pan_and_scan"):
+def _set(processor: Any, name: str, value: Any) -> None:
+    """Set it where the processor looks: on its picture part, and in the defaults that it puts over that."""
+    setattr(processor.image_processor, name, value)
+    defaults = getattr(processor, "images_kwargs", None)
+    if isinstance(defaults, dict) and name in defaults:
+        processor.images_kwargs = {**defaults, name: value}  # on this one; the class keeps its own
+
+
+def _set_splitting(name: str, processor: Any, config: Any, splitting: bool) -> None:
+    pictures = processor.image_processor
+    for switch in _TILES:
         if hasattr(pictures, switch):
-            setattr(pictures, switch, splitting)
+            _set(processor, switch, splitting)
             return
     if getattr(pictures, "max_image_tiles", None):
         pictures.max_image_tiles = _config_tiles(config) if splitting else 1
@@ -84,21 +101,18 @@ def _config_tiles(config: Any) -> int:
 def _set_tokens(name: str, processor: Any, config: Any, n_tokens: int) -> str:
     """Choose the setting under which a picture costs at most ``n_tokens``."""
     pictures = processor.image_processor
-    per_tile = getattr(processor, "image_seq_len", None) or getattr(processor, "image_seq_length", None)
+    per_tile = int(
+        getattr(processor, "image_seq_len", None) or getattr(processor, "image_seq_length", None) or 0
+    )
     if getattr(pictures, "merge_size", None) and getattr(pictures, "patch_size", None):
         return _set_resolution(name, pictures, n_tokens)
     if getattr(pictures, "image_grid_pinpoints", None):
         return _set_grids(name, pictures, config, n_tokens)
     if hasattr(pictures, "do_image_splitting") and hasattr(pictures, "max_image_size"):
-        return _set_longest_edge(name, pictures, n_tokens, int(per_tile or 1))
-    if hasattr(pictures, "do_image_splitting"):  # Idefics2: one tile, or four and the whole
-        return _set_switch(name, pictures, "do_image_splitting", n_tokens, int(per_tile or 1), 5)
-    if hasattr(pictures, "crop_to_patches"):
-        return _set_tiles(name, pictures, "crop_to_patches", "max_patches", n_tokens, int(per_tile or 1))
-    if hasattr(pictures, "do_pan_and_scan"):
-        return _set_tiles(
-            name, pictures, "do_pan_and_scan", "pan_and_scan_max_num_crops", n_tokens, int(per_tile or 1)
-        )
+        return _set_longest_edge(name, pictures, n_tokens, per_tile)
+    for switch in _TILES:
+        if hasattr(pictures, switch):
+            return _set_tiles(name, processor, switch, n_tokens, per_tile)
     raise OptionError(
         f"{name} spends the same number of tokens on every picture",
         have=f"{per_tile} tokens" if per_tile else f"{type(pictures).__name__} has no setting for it",
@@ -165,22 +179,17 @@ def _set_longest_edge(name: str, pictures: Any, n_tokens: int, per_tile: int) ->
     return f"pictures are scaled to {edge} pixels and cut into at most {k} by {k} tiles"
 
 
-def _set_switch(name: str, pictures: Any, switch: str, n_tokens: int, per_tile: int, n_tiles: int) -> str:
-    if n_tokens < per_tile + 2:
-        raise _too_few(name, n_tokens, per_tile + 2)
-    is_on = n_tokens >= n_tiles * (per_tile + 2)
-    setattr(pictures, switch, is_on)
-    return "pictures are cut into tiles" if is_on else "pictures are not cut into tiles"
-
-
-def _set_tiles(name: str, pictures: Any, switch: str, limit: str, n_tokens: int, per_tile: int) -> str:
-    """InternVL's and Gemma 3's kind: up to so many tiles beside the whole picture."""
-    around = 4  # marks and line breaks around each
+def _set_tiles(name: str, processor: Any, switch: str, n_tokens: int, per_tile: int) -> str:
+    """Idefics2's, InternVL's and Gemma 3's kind: tiles beside the whole picture, as many as a limit says."""
+    around = 4 if _TILES[switch] else 2  # marks and line breaks around each
     n_tiles = n_tokens // (per_tile + around)
     if n_tiles < 1:
         raise _too_few(name, n_tokens, per_tile + around)
-    setattr(pictures, switch, n_tiles > 2)
-    if n_tiles > 2:
-        setattr(pictures, limit, n_tiles - 1)
-        return f"pictures are cut into at most {n_tiles - 1} tiles beside the whole"
-    return "pictures are not cut into tiles"
+    if not _TILES[switch]:
+        n_tiles = 5 if n_tiles >= 5 else 1  # four quarters and the whole, or the whole alone
+    _set(processor, switch, n_tiles > 2)
+    if n_tiles <= 2:
+        return "pictures are not cut into tiles"
+    if _TILES[switch]:
+        _set(processor, _TILES[switch], n_tiles - 1)
+    return f"pictures are cut into at most {n_tiles - 1} tiles beside the whole"

@@ -22,7 +22,7 @@ def quantization_config(name: str, config: Any, plan: Plan) -> Any:
         config: its configuration; the real module names are read from an empty model of it.
         plan: with the quantisation's long name and the type to compute in.
     """
-    kept = kept_modules(empty_model(name, config))
+    kept = kept_modules(empty_model(name, config), plan)
     if plan.quantization.startswith("bnb"):
         return _bitsandbytes(plan, kept)
     if plan.quantization == "quanto-int8":

@@ -37,6 +37,7 @@ OnProgress = Callable[[str, int, int], None]
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _NEVER_FILES = ["original/*", "onnx/*", "openvino/*", "consolidated*", "*.gguf", "*.onnx"]
 
 
@@ -348,15 +349,18 @@ def tensor_headers(source: Source, options: LoadOptions) -> Iterator[TensorHeade
 
 
 def _header_of(path: Path) -> Iterator[TensorHeader]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(100_000_000, os.fstat(file.fileno()).st_size):
-            raise ModelLoadError(f"{path.name} is no safetensors file", have="a header longer than the file")
-        header = json.loads(file.read(length))
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            yield TensorHeader(name, entry["dtype"], tuple(entry["shape"]), end - start)
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(_MAX_HEADER_BYTES, os.fstat(file.fileno()).st_size):
+                raise ValueError("a header longer than the file")
+            header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                yield TensorHeader(name, entry["dtype"], tuple(entry["shape"]), end - start)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelLoadError(f"{path.name} is no safetensors file", have=shorten(error, 120)) from error
 
 
 def _headers_on_hub(source: Source, options: LoadOptions) -> Iterator[TensorHeader]:
