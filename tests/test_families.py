@@ -264,13 +264,16 @@ class TestEveryFamily:
             raise RuntimeError("the lights went out")
 
         turns = [user(picture(), "What?")]
-        layer = next(m for m in loaded.model.modules() if isinstance(m, torch.nn.ModuleList))[0]
-        hook = layer.register_forward_pre_hook(broken)
+        stacks = [m for m in loaded.model.modules() if isinstance(m, torch.nn.ModuleList)]
+        hooks = [
+            stack[0].register_forward_pre_hook(broken) for stack in stacks
+        ]  # a known picture is not seen again
         try:
             with pytest.raises(GenerationError, match="the lights went out"):
                 engine_of(build.name).generate(turns, SHORT)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         engine_of(build.name).generate(turns, SHORT)
 
     def test_the_bill_is_what_is_paid(self, loaded: Loaded, build: Tiny) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import tiny_models
@@ -13,6 +12,7 @@ from PIL import Image
 from vlm_magic.messages import Part, Picture, Settings, Text, Turn
 from vlm_magic.models.engine import LocalEngine
 from vlm_magic.models.families import FAMILIES
+from vlm_magic.models.reuse import Reuse
 
 ABLE = [
     name
@@ -24,15 +24,19 @@ SHORT = Settings(max_tokens=6)
 
 
 @pytest.fixture(scope="module", params=ABLE)
-def engine(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
+def engine(request: pytest.FixtureRequest) -> LocalEngine:
     torch.set_num_threads(1)
-    yield LocalEngine(tiny_models.tiny(request.param))
+    return LocalEngine(tiny_models.tiny(request.param))
 
 
 def picture(seed: int) -> Picture:
     rng = random.Random(seed)
     size = (rng.choice((40, 56, 90)), rng.choice((40, 64)))
-    image = Image.effect_noise(size, 90).convert("RGB") if seed % 2 else Image.new("RGB", size, (seed * 40 % 255, 9, 99))
+    image = (
+        Image.effect_noise(size, 90).convert("RGB")
+        if seed % 2
+        else Image.new("RGB", size, (seed * 40 % 255, 9, 99))
+    )
     return Picture(None, f"p{seed}", image, f"digest-{seed}-{size}")
 
 
@@ -40,17 +44,17 @@ PICTURES = [picture(seed) for seed in range(4)]
 
 
 def without_reuse(engine: LocalEngine, turns: list[Turn], settings: Settings) -> tuple[int, ...]:
-    """The same engine with empty stores."""
-    kept = engine.reuse.prefixes, engine.reuse.features
-    engine.reuse.prefixes, engine.reuse.features = type(kept[0])(0), type(kept[1])(0)
+    """The same model with stores that keep nothing."""
+    reuse, engine.reuse = engine.reuse, Reuse(engine.reuse._loaded, max_bytes=0)
+    engine.reuse._is_able = False
     try:
         return engine.generate(turns, settings).token_ids
     finally:
-        engine.reuse.prefixes, engine.reuse.features = kept
+        engine.reuse = reuse
 
 
 def question(rng: random.Random) -> Turn:
-    parts: list[Part] = [Text(rng.choice(("what is it? ", "and this one? ", "how many? ", "describe "))) ]
+    parts: list[Part] = [Text(rng.choice(("what is it? ", "and this one? ", "how many? ", "describe ")))]
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         parts.insert(rng.randrange(len(parts) + 1), rng.choice(PICTURES))
     return Turn("user", tuple(parts))
@@ -78,5 +82,6 @@ def test_tokens_are_identical_over_random_conversations(engine: LocalEngine) -> 
             n_reused += reply.n_reused_tokens
             n_asked += 1
             chat[:] = [*turns, Turn("assistant", (Text(reply.text or "yes"),))]
+    assert engine.reuse.is_able, "the prompts made from looks are those of the processor"
     assert n_reused > 0, "nothing was reused, so nothing was tested"
     print(f"\n{engine.name}: {N_CONVERSATIONS} conversations, {n_asked} answers, {n_reused} tokens reused")

@@ -152,7 +152,7 @@ class LocalEngine:
         began = time.perf_counter()
         try:
             generation.report(Progress("pictures"))
-            prepared = families.prepare(loaded, turns, settings)
+            prepared = self.reuse.prepare(turns, settings)
             self._check_length(loaded, int(prepared.inputs["input_ids"].shape[1]), settings)
             pictures = [picture for turn in turns for picture in turn.pictures]
             run = _Run(loaded, prepared, settings, generation, began)

@@ -10,6 +10,7 @@ Knows the names of tokens and the shapes of processors; loads nothing. Neighbour
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -90,6 +91,7 @@ class Family:
         has_own_dialogue: whether `lay_out` writes dialogues without a chat template.
         reuse: "features" where caches and features of earlier prompts serve later ones (see `reuse`);
             "none" where that was not proved, or attention looks ahead or across.
+        after_expansion: what the processor does to the text once the pictures' own texts are in it.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Family:
     stand_in_processor: str = ""
     has_own_dialogue: bool = False
     reuse: Literal["features", "none"] = "none"
+    after_expansion: Callable[[str], str] = str
 
 
 _FAKE = "<fake_token_around_image>"
@@ -122,6 +125,11 @@ def _idefics2_expansion(loaded: Loaded) -> str:
     processor = loaded.processor
     run = processor.image_token * processor.image_seq_len
     return str(_FAKE.join([run] * (5 if processor.image_processor.do_image_splitting else 1)))
+
+
+def _idefics2_after_expansion(text: str) -> str:
+    """One border between two pictures, and a space before a word that follows a picture."""
+    return re.sub(rf"{_FAKE}(?=[^\s<])", f"{_FAKE} ", text.replace(_FAKE * 2, _FAKE))
 
 
 DEFAULT = Family("any other", silent_words=("<image>",))
@@ -148,6 +156,7 @@ FAMILIES: tuple[Family, ...] = (
         silent_words=("<image>", _FAKE),
         is_float16_safe=True,
         reuse="features",
+        after_expansion=_idefics2_after_expansion,
     ),
     Family(
         "Idefics3",

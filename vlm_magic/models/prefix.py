@@ -1,10 +1,9 @@
-"""What a model has computed already: KV caches of prompts' beginnings, and features of pictures.
+"""What a language model has computed already: KV caches of the beginnings of prompts.
 
 A follow-up, a regenerate, an edit or a second question about the same picture shares the beginning
 of its prompt with one that was answered before. `PrefixStore` keeps those beginnings by their tokens,
-a picture's tokens being known by its content; `FeatureStore` keeps what the vision tower made of a
-picture. Both are bounded in bytes, least recently used first out. Neither ever changes an answer:
-what does not match token by token is computed again.
+a picture's tokens being known by its content; bounded in bytes, least recently used first out. It
+never changes an answer: what does not match token by token is computed again.
 
 Knows caches and tensors, not prompts, families or generation. Neighbour: `reuse` puts it to work.
 
@@ -15,7 +14,6 @@ remove); layer lengths after an interrupted forward were measured to differ.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +23,6 @@ import numpy.typing as npt
 import torch
 
 __all__ = [
-    "FeatureStore",
-    "Features",
     "Keys",
     "PrefixStore",
     "cache_bytes",
@@ -176,66 +172,4 @@ class PrefixStore:
         """Forget all; the bytes that were held."""
         n_bytes = self.n_bytes
         self._prefixes.clear()
-        return n_bytes
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Features:
-    """What the model made of one picture before the language model.
-
-    Attributes:
-        pooled: (T, D), one row for each of the picture's tokens; (1, T, D), or one for each tile, where
-            the model's ``forward`` takes one tensor for all pictures.
-        deepstack: (T, D) for each early layer that gets its own (Qwen3-VL); mostly none.
-        kind: the class of encoder output that the model's ``forward`` takes them in.
-        is_listed: whether that holds a list with an item for each picture, or one tensor.
-    """
-
-    pooled: torch.Tensor
-    deepstack: tuple[torch.Tensor, ...]
-    kind: type[Any]
-    is_listed: bool
-
-    @property
-    def n_bytes(self) -> int:
-        """What they hold."""
-        return sum(t.numel() * t.element_size() for t in (self.pooled, *self.deepstack))
-
-
-class FeatureStore:
-    """What the vision tower and the connector made of pictures, by content.
-
-    Args:
-        max_bytes: what the features may hold together; the least recently used go first.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self._features: OrderedDict[str, Features] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    @property
-    def n_bytes(self) -> int:
-        """What the features hold now."""
-        return sum(features.n_bytes for features in self._features.values())
-
-    def get(self, digest: str) -> Features | None:
-        """The features of a picture, or None."""
-        if digest in self._features:
-            self._features.move_to_end(digest)
-        return self._features.get(digest)
-
-    def put(self, digest: str, features: Features) -> None:
-        """Keep the features of a picture."""
-        self._features[digest] = features
-        self._features.move_to_end(digest)
-        while self.n_bytes > self.max_bytes and self._features:
-            self._features.popitem(last=False)
-
-    def clear(self) -> int:
-        """Forget all; the bytes that were held."""
-        n_bytes = self.n_bytes
-        self._features.clear()
         return n_bytes

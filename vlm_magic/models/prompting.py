@@ -74,22 +74,30 @@ class Draft:
     notes: list[str] = field(default_factory=list)
 
 
-def prepare(loaded: Loaded, turns: Sequence[Turn], settings: Settings) -> Prepared:
+def prepare(
+    loaded: Loaded, turns: Sequence[Turn], settings: Settings, process: Process | None = None
+) -> Prepared:
     """Everything that ``generate`` needs for one conversation.
 
     Args:
         loaded: the model.
         turns: what was said, the question last; pictures decoded.
         settings: ``system``, ``continuation`` and ``special_tokens`` matter here.
+        process: makes tensors of drafts in place of the family's own (see `looks`).
 
     Raises:
         PromptError: the family cannot take this prompt (too many pictures, none, no turns).
         ModelKindError: the checkpoint's template does not show the model what was said.
     """
-    return prepare_batch(loaded, [turns], settings)
+    return prepare_batch(loaded, [turns], settings, process)
 
 
-def prepare_batch(loaded: Loaded, conversations: Sequence[Sequence[Turn]], settings: Settings) -> Prepared:
+def prepare_batch(
+    loaded: Loaded,
+    conversations: Sequence[Sequence[Turn]],
+    settings: Settings,
+    process: Process | None = None,
+) -> Prepared:
     """The same for several conversations at once, padded on the left.
 
     Raises:
@@ -103,8 +111,8 @@ def prepare_batch(loaded: Loaded, conversations: Sequence[Sequence[Turn]], setti
     hide = (lambda text: text) if settings.special_tokens else mask.hide
     drafts = [_draft(loaded, turns, settings, hide) for turns in conversations]
     tokenizer = GuardedTokenizer(loaded.tokenizer, mask)
-    processor, replacements = _observed(loaded.processor, tokenizer)
-    inputs = family.process(loaded, processor, drafts, mask)
+    processor, replacements = observed(loaded.processor, tokenizer)
+    inputs = (process or family.process)(loaded, processor, drafts, mask)
     rows, spans = _picture_spans(loaded, tokenizer, drafts, replacements, inputs)
     return Prepared(
         inputs=inputs,
@@ -337,10 +345,11 @@ def as_tensors(data: Any) -> dict[str, torch.Tensor]:
     return {k: v for k, v in made.items() if isinstance(v, torch.Tensor) and k != "labels"}
 
 
-def _observed(processor: Any, tokenizer: GuardedTokenizer) -> tuple[Any, list[str]]:
+def observed(processor: Any, tokenizer: GuardedTokenizer) -> tuple[Any, list[str]]:
     """A shallow copy of the processor with the guarded tokenizer; keeps what each picture was replaced by."""
     replacements: list[str] = []
     watched = copy.copy(processor)
+    watched.replacements = replacements
     watched.tokenizer = tokenizer
     if hasattr(processor, "qformer_tokenizer"):  # it reads the words too, and has no picture tokens
         watched.qformer_tokenizer = lambda text, **options: processor.qformer_tokenizer(

@@ -1,0 +1,228 @@
+"""Each picture is looked at once: what a processor and a vision tower make of it, kept by its content.
+
+A processor turns a picture into pixels and into the text that stands for it; the vision tower turns
+the pixels into features. Neither depends on the rest of the prompt in the families that use this, so
+a prompt with known pictures is only text to tokenize: nothing is resized or encoded again. `Looks` is
+bounded in bytes, least recently used out first.
+
+Knows processors and models, not conversations. Neighbours: `prompting` calls `Looks.process` in place
+of the processor; `reuse` takes the features.
+
+Source: transformers 5.23, ``get_image_features`` and ``mm_encoder_outputs`` of the models' classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vlm_magic.errors import PromptError
+from vlm_magic.models import memory
+from vlm_magic.models.control_tokens import GuardedTokenizer, Mask
+from vlm_magic.models.loading import Loaded
+from vlm_magic.models.prompting import Draft, observed
+
+__all__ = ["Features", "Look", "Looks", "as_encoder_output"]
+
+_TEXT_INPUTS = ("input_ids", "attention_mask")
+_GRIDS = ("image_grid_thw",)  # shapes that the model asks for with every prompt, for positions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What the model made of one picture before the language model.
+
+    Attributes:
+        pooled: (T, D), one row for each of the picture's tokens; (1, T, D), or one for each tile, where
+            the model's ``forward`` takes one tensor for all pictures.
+        deepstack: (T, D) for each early layer that gets its own (Qwen3-VL); mostly none.
+        kind: the class of encoder output that the model's ``forward`` takes them in.
+        is_listed: whether that holds a list with an item for each picture, or one tensor.
+    """
+
+    pooled: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...]
+    kind: type[Any]
+    is_listed: bool
+
+
+@dataclass(slots=True, eq=False)
+class Look:
+    """What is known of one picture.
+
+    Attributes:
+        expanded: the text that stands for it, its border tokens included.
+        replacements: what the processor says that it put in the placeholder's place; () where it does not.
+        token_types: for each further text input ("mm_token_type_ids"), the value of each token id in it.
+        grids: the shapes that go with every prompt.
+        pixels: what the vision tower takes; None once the features are there.
+        features: what the vision tower made; None until somebody asks.
+    """
+
+    expanded: str
+    replacements: tuple[str, ...]
+    token_types: dict[str, dict[int, int]]
+    grids: dict[str, torch.Tensor]
+    pixels: dict[str, torch.Tensor] | None
+    features: Features | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """What its tensors hold."""
+        tensors = [*self.grids.values(), *(self.pixels or {}).values()]
+        if self.features is not None:
+            tensors += [self.features.pooled, *self.features.deepstack]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class Looks:
+    """The pictures that one model has seen.
+
+    Args:
+        loaded: the model.
+        max_bytes: what all looks may hold together.
+    """
+
+    def __init__(self, loaded: Loaded, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._loaded = loaded
+        self._looks: OrderedDict[str, Look] = OrderedDict()
+        self._digests: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._looks)
+
+    @property
+    def n_bytes(self) -> int:
+        """What the looks hold now."""
+        return sum(look.n_bytes for look in self._looks.values())
+
+    def clear(self) -> int:
+        """Forget all; the bytes that were held."""
+        n_bytes = self.n_bytes
+        self._looks.clear()
+        return n_bytes
+
+    def expect(self, digests: Sequence[str]) -> None:
+        """Say which pictures the next prompt has, in order."""
+        self._digests = list(digests)
+
+    def process(
+        self, loaded: Loaded, processor: Any, drafts: Sequence[Draft], mask: Mask
+    ) -> dict[str, torch.Tensor]:
+        """A prompt's text inputs, each picture's text in its place; a `families.Process`.
+
+        Pixels are left out: their features are asked for by `features`.
+        """
+        (draft,) = drafts
+        looks = [
+            self._look(digest, image) for digest, image in zip(self._digests, draft.pictures, strict=True)
+        ]
+        text = _expand(draft.text, loaded.family.template_token(loaded.processor), looks)
+        text = loaded.family.after_expansion(text)
+        for look in looks:
+            processor.replacements.extend(look.replacements)
+        bos = loaded.tokenizer.bos_token
+        encoded = processor.tokenizer(
+            [text], return_tensors="pt", add_special_tokens=not (bos and text.startswith(bos))
+        )
+        inputs = {name: encoded[name] for name in _TEXT_INPUTS}  # (1, T) int64
+        for name in looks[0].token_types if looks else ():
+            inputs[name] = _typed(inputs["input_ids"], [look.token_types[name] for look in looks])
+        for name in looks[0].grids if looks else ():
+            inputs[name] = torch.cat([look.grids[name] for look in looks])
+        return inputs
+
+    def features(self, digest: str) -> Features:
+        """What the vision tower makes of a picture of the last prompt, computed at most once."""
+        look = self._looks[digest]
+        if look.features is None:
+            look.features = _features(self._loaded, look.pixels or {})
+            look.pixels = None
+        return look.features
+
+    def tidy(self) -> None:
+        """Drop the least recently used looks beyond the limit; called when a prompt is done with them."""
+        while self._looks and self.n_bytes > self.max_bytes:
+            self._looks.popitem(last=False)
+
+    def _look(self, digest: str, image: Any) -> Look:
+        look = self._looks.get(digest)
+        if look is None:
+            look = self._looks[digest] = _look_at(self._loaded, image)
+        self._looks.move_to_end(digest)
+        return look
+
+
+def _look_at(loaded: Loaded, image: Any) -> Look:
+    """Have one picture processed by itself."""
+    family = loaded.family
+    mask = Mask(loaded.control)
+    tokenizer = GuardedTokenizer(loaded.tokenizer, mask)
+    processor, replacements = observed(loaded.processor, tokenizer)
+    token = family.template_token(loaded.processor)
+    inputs = family.process(loaded, processor, [Draft(token, [image])], mask)
+    ids = inputs["input_ids"][0].tolist()
+    typed = {
+        name: dict(zip(ids, value[0].tolist(), strict=True))
+        for name, value in inputs.items()
+        if value.shape == inputs["input_ids"].shape and name not in _TEXT_INPUTS
+    }
+    return Look(
+        expanded=tokenizer.texts[0],
+        replacements=tuple(replacements),
+        token_types=typed,
+        grids={name: inputs[name] for name in _GRIDS if name in inputs},
+        pixels={k: v for k, v in inputs.items() if k not in typed and k not in _TEXT_INPUTS},
+    )
+
+
+def _expand(text: str, token: str, looks: Sequence[Look]) -> str:
+    """The draft's text with each picture's own in its placeholder's place."""
+    pieces = text.split(token)
+    if len(pieces) != len(looks) + 1:
+        raise PromptError(
+            f"{len(pieces) - 1} places for {len(looks)} pictures in the prompt",
+            hint="without --special-tokens, if they were given",
+        )
+    return pieces[0] + "".join(look.expanded + piece for look, piece in zip(looks, pieces[1:], strict=True))
+
+
+def _typed(ids: torch.Tensor, maps: Sequence[dict[int, int]]) -> torch.Tensor:
+    """A type for each token: that of a picture's token, 0 for text; (1, T) int64."""
+    merged = {token: value for each in maps for token, value in each.items()}
+    return torch.tensor([[merged.get(token, 0) for token in ids[0].tolist()]], dtype=torch.int64)
+
+
+def _features(loaded: Loaded, pixels: dict[str, torch.Tensor]) -> Features:
+    """Run the vision tower and the connector on one picture."""
+    look = loaded.model.get_image_features
+    wanted = inspect.signature(look).parameters
+    inputs = memory.to_device({k: v for k, v in pixels.items() if k in wanted}, loaded)
+    seen = look(**inputs, return_dict=True)
+    pooled = seen.pooler_output
+    is_listed = not isinstance(pooled, torch.Tensor)
+    deepstack = getattr(seen, "deepstack_features", None) or ()
+    return Features(
+        _joined(pooled) if is_listed else pooled, tuple(map(_joined, deepstack)), type(seen), is_listed
+    )
+
+
+def _joined(features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A picture's features, in as many pieces as its family makes of it, as one (T, D)."""
+    return torch.cat([piece.reshape(-1, piece.shape[-1]) for piece in features])
+
+
+def as_encoder_output(features: Sequence[Features]) -> Any:
+    """Features of several pictures in the form that ``forward`` takes."""
+    first = features[0]
+    pooled = [f.pooled for f in features]
+    output = first.kind(pooler_output=pooled if first.is_listed else torch.cat(pooled))
+    if first.deepstack:
+        output.deepstack_features = list(zip(*(f.deepstack for f in features), strict=True))
+    return output
