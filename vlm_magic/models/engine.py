@@ -17,7 +17,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from vlm_magic.errors import ContextLengthError, GenerationError, ModelError, VLMError
+from vlm_magic.errors import ContextLengthError, GenerationError, ModelError, PromptError, VLMError
 from vlm_magic.messages import (
     Bill,
     Chunk,
@@ -35,6 +35,7 @@ from vlm_magic.models.detokenizer import Detokenizer
 from vlm_magic.models.generation import Generation, Stopped, WorkQueue
 from vlm_magic.models.loading import Loaded
 from vlm_magic.models.reuse import Fitted, Reuse
+from vlm_magic.models.scoring import Score, score_choices
 
 __all__ = ["LocalEngine"]
 
@@ -113,6 +114,56 @@ class LocalEngine:
         assert generation.reply is not None
         return generation.reply
 
+    def score(
+        self,
+        turns: Turns,
+        choices: Sequence[str],
+        settings: Settings | None = None,
+        *,
+        with_end: bool = True,
+    ) -> tuple[Score, ...]:
+        """How likely each choice is as the next reply: log-probabilities of whole sequences.
+
+        Args:
+            turns: the conversation, the question last.
+            choices: the replies to compare.
+            settings: system text and the like.
+            with_end: whether the token that ends an answer counts; without it a choice that begins
+                another one is always the likelier of the two.
+
+        Raises:
+            PromptError: no choices, or one without a token.
+        """
+        if not choices:
+            raise PromptError("no choices to score", hint='score(turns, ["yes", "no"])')
+        self._resident()
+        how = self._settings(settings)
+        scores: list[Score] = []
+
+        def work(generation: Generation) -> Reply:
+            def leave_if_stopped() -> None:
+                if generation.is_stopped:
+                    raise Stopped
+
+            loaded = self._resident()
+            with self._explained(loaded), _hooks_on_layers(loaded.model, lambda *_: leave_if_stopped()):
+                scores.extend(
+                    score_choices(
+                        loaded,
+                        self.reuse,
+                        turns_now(turns),
+                        choices,
+                        how,
+                        with_end=with_end,
+                        check=leave_if_stopped,
+                    )
+                )
+            return Reply(max(scores, key=lambda score: score.log_probability).choice, model=self.name)
+
+        for _ in self._queue.submit(work):
+            pass
+        return tuple(scores)
+
     def bill(self, turns: Sequence[Turn], settings: Settings | None = None) -> Bill:
         """What the prompt would be and cost; generates nothing."""
         loaded = self._resident()
@@ -150,26 +201,31 @@ class LocalEngine:
         """Prepare, generate, sum up; runs in the worker."""
         loaded = self._resident()
         began = time.perf_counter()
-        try:
+        with self._explained(loaded):
             generation.report(Progress("pictures"))
             prepared = self.reuse.prepare(turns, settings)
             self._check_length(loaded, int(prepared.inputs["input_ids"].shape[1]), settings)
             pictures = [picture for turn in turns for picture in turn.pictures]
             run = _Run(loaded, prepared, settings, generation, began)
             reply = run.generate(self.reuse, pictures)
+        self.last_reply = reply
+        return reply
+
+    @contextmanager
+    def _explained(self, loaded: Loaded) -> Iterator[None]:
+        """Whatever fails inside becomes one of our errors; out of memory empties the stores as well."""
+        try:
+            yield
         except VLMError:
             raise
         except Exception as error:
             if memory.is_out_of_memory(error):
                 self.reuse.clear()
-                failure = memory.out_of_memory(error, loaded, what=f"{loaded.name} ran out of memory")
-                raise failure from None
+                raise memory.out_of_memory(error, loaded, what=f"{loaded.name} ran out of memory") from None
             raise GenerationError(
                 f"{loaded.name} failed while answering: {type(error).__name__}: {error}",
                 hint="VLM_MAGIC_TRACEBACK=1 in the environment shows where",
             ) from error
-        self.last_reply = reply
-        return reply
 
     @staticmethod
     def _check_length(loaded: Loaded, n_tokens: int, settings: Settings) -> None:

@@ -22,6 +22,7 @@ from vlm_magic.models.control_tokens import GuardedTokenizer, Mask
 if TYPE_CHECKING:
     import torch
 
+    from vlm_magic.models.families import Process
     from vlm_magic.models.loading import Loaded
 
 __all__ = [
@@ -109,7 +110,7 @@ def prepare_batch(
     mask = Mask(loaded.control)
     mask.reserve(t.text for turns in conversations for t in turns)
     hide = (lambda text: text) if settings.special_tokens else mask.hide
-    drafts = [_draft(loaded, turns, settings, hide) for turns in conversations]
+    drafts = [lay_out(loaded, turns, settings, hide) for turns in conversations]
     tokenizer = GuardedTokenizer(loaded.tokenizer, mask)
     processor, replacements = observed(loaded.processor, tokenizer)
     inputs = (process or family.process)(loaded, processor, drafts, mask)
@@ -124,7 +125,7 @@ def prepare_batch(
     )
 
 
-def _draft(loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]) -> Draft:
+def lay_out(loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]) -> Draft:
     """One conversation laid out, its pictures counted against what the family takes."""
     family = loaded.family
     n_pictures = sum(len(turn.pictures) for turn in turns)
