@@ -207,7 +207,7 @@ def browser_page(
         open_notebook(page, lab, notebook)
         if dark:
             page.evaluate("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-            page.wait_for_selector("body[data-jp-theme-light=false]")
+            page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
         yield page
     finally:
         context.close()

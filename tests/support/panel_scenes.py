@@ -85,7 +85,7 @@ def ask(
     parts: tuple[object, ...] = (),
     wait_s: float = 0.0,
     **options: Any,
-) -> Exchange:
+) -> None:
     """What ``%%vlm`` does for one cell: blocks until the answer is there, stops when the panel says so."""
     exchange = question(number, *parts)
     stopped = threading.Event()
@@ -114,7 +114,6 @@ def ask(
         raise
     exchange.reply = reply(said, reason)
     view.finish(exchange)
-    return exchange
 
 
 def _pieces(text: str) -> list[str]:

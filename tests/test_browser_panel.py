@@ -1,0 +1,379 @@
+"""What a person sees of the panel: real JupyterLab, real Chromium, scripted answers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import (
+    Lab,
+    browser_page,
+    open_notebook,
+    output_text,
+    run_all,
+    run_cell,
+    running_browser,
+    running_lab,
+    save,
+    screenshot,
+    wait_idle,
+    write_notebook,
+)
+from panel_scenes import picture
+from script_vectors import VECTOR_LIST
+
+pytestmark = pytest.mark.browser
+
+SHOTS = Path(os.environ.get("VLM_MAGIC_SCREENSHOTS", "") or os.devnull)
+SETUP = "from panel_scenes import *"
+LONG = "ask('word ' * 400, 1, tokens_per_s=20, parts=(Text('Tell me a story.'),));"
+CHAT = """first = question(1)
+first.reply, first.alternatives = reply(RICH), [reply("An **earlier** answer.")]
+second = question(2, Text("And which one is larger?"))
+second.reply, second.is_stale = reply("The circle is.", "length"), True
+answers = "A first answer. " * 20, "A second one.", "A third."
+chat = Chat(*answers, exchanges=(first, second), tokens_per_s=40)"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab") / "notebooks"
+    folder.mkdir()
+    with running_lab(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with running_browser() as running:
+        yield running
+
+
+def shoot(page: Any, name: str, selector: str = "") -> None:
+    """Keep a picture where somebody asked for pictures."""
+    if SHOTS.is_dir():
+        screenshot(page, SHOTS / f"{name}.png", selector)
+
+
+def shown(page: Any, selector: str) -> list[str]:
+    """Text of all elements that a person can see."""
+    return [e.inner_text() for e in page.locator(selector).all() if e.is_visible()]
+
+
+def outputs_of(path: Path, index: int) -> list[dict[str, Any]]:
+    outputs: list[dict[str, Any]] = json.loads(path.read_text())["cells"][index]["outputs"]
+    return outputs
+
+
+def run_module(lab: Lab, *command: str) -> subprocess.CompletedProcess[str]:
+    """``python -m …`` beside the notebooks, as a person would in a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=lab.folder,
+        env=lab.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: Any) -> None:
+    path = write_notebook(
+        lab.folder / "day.ipynb", SETUP, "ask(tokens_per_s=40);", LONG, "print('still', 'alive')"
+    )
+    with browser_page(lab, "day.ipynb", browser=browser) as page:
+        run_cell(page, 0)
+        run_cell(page, 1, wait=False)
+        page.wait_for_selector(".vlm-streaming")
+        page.wait_for_selector(".vlm-chat .vlm-blocks ol")
+        assert page.locator(".vlm-chat .vlm-proof").count() == 0, "still under way"
+        wait_idle(page)
+        panel = page.locator(".vlm-chat").first
+        for words in ("What changed between", "before, 640×480 px", "31 tokens/s", "starter"):
+            assert words in panel.inner_text()
+        assert panel.locator("table td").count() == 6
+        assert panel.locator("math msup").count() == 1
+        assert panel.locator("pre .kn").count() == 2, "highlighted"
+        sizes = page.evaluate("[...document.querySelectorAll('.vlm-chat img')].map(i => i.naturalWidth)")
+        assert sizes == [160, 160]
+        assert not page.locator(".vlm-transcript").first.is_visible(), "hidden while the panel lives"
+        shoot(page, "light")
+
+        # Stop reaches a cell that blocks the kernel, and ends that answer alone.
+        run_cell(page, 2, wait=False)
+        page.wait_for_selector(".vlm-streaming")
+        page.wait_for_timeout(500)
+        began = time.monotonic()
+        page.click(".vlm-stop")
+        wait_idle(page)
+        assert time.monotonic() - began < 2.0
+        assert "stopped" in output_text(page, 2)
+        run_cell(page, 3)
+        assert "still alive" in output_text(page, 3)
+
+        # The picture in full, closed by the keyboard, focus back where it was.
+        page.locator(".vlm-chat .vlm-pic").first.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.querySelector('dialog.vlm-dialog img')?.naturalWidth === 640")
+        shoot(page, "dialog")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog.vlm-dialog", state="detached")
+        assert page.evaluate("document.activeElement.className") == "vlm-pic"
+
+        save(page)
+        assert [list(o["data"]) for o in outputs_of(path, 1)] == [
+            ["application/vnd.jupyter.widget-view+json"],
+            ["text/html", "text/markdown", "text/plain"],
+        ]
+        page.evaluate(
+            "jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart().then(() => null)"
+        )
+        page.wait_for_selector(".vlm-transcript >> nth=0", state="visible")
+        assert shown(page, ".vlm-chat") == [], "the panel is gone with its kernel, the transcript is there"
+        assert page.problems == []
+
+    # Tomorrow: another browser, no kernel that knows of it.
+    with browser_page(lab, "day.ipynb", browser=browser) as page:
+        page.wait_for_selector(".vlm-transcript >> nth=0", state="visible")
+        page.wait_for_timeout(1000)
+        assert len(shown(page, ".vlm-transcript")) == 2
+        assert "model not found" not in output_text(page, 1)
+        assert "Loading widget" not in output_text(page, 1)
+        sizes = page.evaluate(
+            "[...document.querySelectorAll('.vlm-transcript img')].map(i => i.naturalWidth)"
+        )
+        assert sizes == [160, 160]
+        shoot(page, "reopened")
+
+
+def test_a_page_that_is_loaded_again_goes_on_with_the_answer(lab: Lab, browser: Any) -> None:
+    write_notebook(
+        lab.folder / "reload.ipynb", SETUP, "chat = Chat('word ' * 120, tokens_per_s=20)", "print(1)"
+    )
+    with browser_page(lab, "reload.ipynb", browser=browser) as page:
+        run_cell(page, 0)
+        run_cell(page, 1)
+        page.locator(".vlm-composer .vlm-input").fill("A story, please")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".vlm-streaming")
+        save(page)
+        open_notebook(page, lab, "reload.ipynb")
+        page.wait_for_selector(".vlm-whole .vlm-streaming")
+        page.wait_for_selector(".vlm-proof >> nth=0", timeout=20_000)
+        text = page.locator(".vlm-whole .vlm-blocks").last.inner_text()
+        assert text.split() == ["word"] * 120, "nothing lost, nothing twice"
+
+
+def test_a_person_talks_in_the_panel(lab: Lab, browser: Any) -> None:
+    path = write_notebook(lab.folder / "chat.ipynb", SETUP, CHAT, "print([a['kind'] for a in chat.actions])")
+    data = io.BytesIO()
+    picture("p", "orange", (300, 200)).rgb.save(data, "PNG")
+    with browser_page(lab, "chat.ipynb", browser=browser) as page:
+        run_cell(page, 0)
+        run_cell(page, 1)
+        page.wait_for_selector(".vlm-whole")
+        box = page.locator(".vlm-composer .vlm-input")
+
+        # An earlier answer is a click away, and can be taken back.
+        page.click("button[aria-label='Earlier answer']")
+        assert "An earlier answer." in page.locator(".vlm-blocks").first.inner_text()
+        assert page.get_by_role("button", name="Use this answer").is_visible()
+        page.click("button[aria-label='Later answer']")
+
+        # Names of variables are completed, files attached, pictures pasted; marks keep their place.
+        box.click()
+        page.keyboard.type("Is {be")
+        page.wait_for_selector(".vlm-names li")
+        shoot(page, "names")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Tab")
+        page.keyboard.type(" like ")
+        file = {"name": "beach.png", "mimeType": "image/png", "buffer": data.getvalue()}
+        page.set_input_files(".vlm-composer input[type=file]", file)
+        page.wait_for_selector(".vlm-chip")
+        page.evaluate(
+            """async () => {
+              const canvas = document.createElement("canvas");
+              const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
+              await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+            }"""
+        )
+        page.keyboard.type("or ")
+        page.keyboard.press("Control+V")
+        page.wait_for_selector(".vlm-chip >> nth=1")
+        page.keyboard.type("?")
+        page.keyboard.press("Shift+Enter")
+        page.keyboard.type("Say why.")
+        assert box.input_value() == "Is {beach} like «picture 1» or «picture 2» ?\nSay why."
+        page.click("button[aria-label='Remove picture 2']")
+        assert "«picture 2»" not in box.input_value()
+        shoot(page, "draft")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".vlm-exchange >> nth=2")
+        assert box.input_value() == ""
+
+        # A second message waits in line, visibly; Stop ends the first one only.
+        page.keyboard.type("Next")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=Waiting for 1 answer before this one")
+        shoot(page, "queued")
+        page.locator(".vlm-exchange").nth(2).locator(".vlm-stop").click()
+        page.wait_for_selector(".vlm-whole .vlm-stop", state="detached")
+        turns = page.locator(".vlm-exchange")
+        assert "stopped" in turns.nth(2).inner_text()
+        assert "A second one." in turns.nth(3).inner_text()
+        assert "300×200 px" in turns.nth(2).inner_text()
+
+        # What cannot be taken comes back with the reason.
+        box.fill("see {missing}")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".vlm-notice:not([hidden])")
+        assert "no variable 'missing'" in page.locator(".vlm-notice").inner_text()
+        assert box.input_value() == "see {missing}"
+        box.fill("")
+
+        # An earlier message is edited: later turns go stale.
+        turns.nth(0).get_by_role("button", name="Edit this message").click()
+        edit = turns.nth(0).locator("textarea")
+        assert edit.input_value() == "What changed between «picture 1» and «picture 2»?"
+        edit.fill("Only «picture 2», please")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".vlm-whole >> text=A third.")
+        page.wait_for_selector(".vlm-whole .vlm-stop", state="detached")
+        assert turns.nth(0).locator("img").count() == 1
+        assert "3/3" in turns.nth(0).inner_text()
+        assert "stale" in turns.nth(3).inner_text()
+        page.click("button[aria-label='Settings']")
+        page.fill("input[name=temperature]", "0.7")
+        page.keyboard.press("Tab")
+        shoot(page, "chat")
+
+        page.locator(".vlm-exchange").nth(3).get_by_role("button", name="Delete this turn").click()
+        page.wait_for_function("document.querySelectorAll('.vlm-exchange').length === 3")
+        run_cell(page, 2)
+        kinds = ["send", "send", "stop", "send", "edit", "settings", "delete"]
+        assert output_text(page, 2).strip() == str(kinds)
+        save(page)
+        saved = "".join(outputs_of(path, 1)[1]["data"]["text/plain"])
+        assert "You: Only [picture: after, 640×480 px], please" in saved
+        assert "A second one." not in saved
+        assert page.problems == []
+
+
+def test_what_a_model_writes_neither_runs_nor_fetches(lab: Lab, browser: Any) -> None:
+    write_notebook(
+        lab.folder / "inert.ipynb",
+        f"{SETUP}\nfrom script_vectors import VECTOR_LIST",
+        "ask('\\n\\n'.join(VECTOR_LIST), 1, tokens_per_s=0, parts=(Text('\\n'.join(VECTOR_LIST)),));",
+        *(
+            f"for n in range({start}, min({start} + 20, len(VECTOR_LIST))):\n"
+            "    ask(VECTOR_LIST[n], n + 2, tokens_per_s=0, parts=(Text('x'),))"
+            for start in range(0, len(VECTOR_LIST), 20)  # JupyterLab shows 50 outputs of a cell
+        ),
+        "from IPython.display import Markdown, display\n"
+        "from vlm_magic.outputs.markdown import to_safe_markdown\n"
+        "for vector in ['\\n\\n'.join(VECTOR_LIST), *VECTOR_LIST[:40]]:\n"
+        "    display(Markdown(to_safe_markdown(vector)))\n",
+        "for vector in VECTOR_LIST[40:]: display(Markdown(to_safe_markdown(vector)))",
+    )
+    for again in (False, True):
+        with browser_page(lab, "inert.ipynb", browser=browser) as page:
+            if not again:
+                run_all(page)
+                save(page)
+            page.wait_for_timeout(1500)
+            assert page.evaluate("window.PWNED") is None
+            assert [url for url in page.requests if not url.startswith((lab.url, "data:", "blob:"))] == []
+            live = page.evaluate(
+                """() => {
+                  const live = "script, iframe, object, form, meta, base, link, [onerror], [onload]";
+                  const areas = [...document.querySelectorAll(".jp-OutputArea-output")];
+                  return areas.flatMap((area) => [...area.querySelectorAll(live)]).length;
+                }"""
+            )
+            assert live == 0
+            assert page.locator(".vlm-transcript").count() == len(VECTOR_LIST) + 1
+
+
+def test_dark_and_narrow_and_without_a_panel(lab: Lab, browser: Any) -> None:
+    write_notebook(
+        lab.folder / "dark.ipynb", SETUP, CHAT, "ask();", "ask('plain **words** ' * 20, 2, use_panel=False);"
+    )
+    with browser_page(lab, "dark.ipynb", browser=browser, dark=True) as page:
+        for index in (0, 1, 2):
+            run_cell(page, index)
+        page.locator(".vlm-composer").scroll_into_view_if_needed()
+        shoot(page, "dark")
+        run_cell(page, 3, wait=False)
+        page.wait_for_selector(".jp-Cell >> nth=3 >> .vlm-transcript")
+        wait_idle(page)
+        assert output_text(page, 3).count("plain words") >= 20
+        assert page.locator(".jp-Cell").nth(3).locator(".vlm-chat").count() == 0
+        page.set_viewport_size({"width": 420, "height": 800})
+        page.evaluate("jupyterapp.shell.collapseLeft()")
+        page.wait_for_timeout(500)
+        wide = page.evaluate(
+            """() => [...document.querySelectorAll('.vlm')].filter((v) => v.checkVisibility())
+              .flatMap((v) => [...v.querySelectorAll('*')].filter((e) =>
+                e.checkVisibility() && !e.closest('pre, .vlm-table, math, .vlm-unseen')
+                && e.getBoundingClientRect().right > v.getBoundingClientRect().right + 1))
+              .map((e) => e.outerHTML.slice(0, 200))"""
+        )
+        assert wide == [], "nothing sticks out of a narrow column"
+        page.locator(".jp-Cell").nth(2).scroll_into_view_if_needed()
+        shoot(page, "narrow")
+
+
+def test_kernels_without_a_person_show_the_transcript_alone(lab: Lab) -> None:
+    path = write_notebook(
+        lab.folder / "headless.ipynb", SETUP, "ask(tokens_per_s=0);", "ask('b', 2, tokens_per_s=0);"
+    )
+    done = run_module(lab, "jupyter", "execute", "--inplace", path.name)
+    assert done.returncode == 0, done.stderr
+    notebook = json.loads(path.read_text())
+    assert "widgets" not in notebook["metadata"], "no widget state, no second copy of the page's code"
+    for index in (1, 2):
+        assert [set(o["data"]) for o in outputs_of(path, index)] == [
+            {"text/html", "text/markdown", "text/plain"}
+        ]
+    done = run_module(lab, "jupyter", "nbconvert", "--to", "html", path.name)
+    assert done.returncode == 0, done.stderr
+    html = path.with_suffix(".html").read_text()
+    assert html.count("vlm-transcript") >= 2
+    assert "vlm chat panel" not in html
+    done = run_module(lab, "pytest", "--nbval", "-p", "no:cacheprovider", path.name)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_a_notebook_saved_by_a_person_converts_and_reruns_strictly(lab: Lab, browser: Any) -> None:
+    """Runs after the first test, on what it saved."""
+    saved = lab.folder / "day.ipynb"
+    if not saved.exists():
+        pytest.skip("the notebook of the first test is not there")
+    notebook = json.loads(saved.read_text())
+    notebook["cells"] = notebook["cells"][:2]
+    path = lab.folder / "again.ipynb"
+    path.write_text(json.dumps(notebook))
+    done = run_module(lab, "jupyter", "nbconvert", "--to", "html", path.name)
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_module(lab, "pytest", "--nbval", "-p", "no:cacheprovider", path.name)
+    assert done.returncode == 0, done.stdout[-3000:]
+    html = path.with_suffix(".html")
+    body = re.sub(r"(?s)<(style|script).*?</\1>", "", html.read_text())
+    assert body.count("What changed between") == 1, "the conversation stands there once"
+    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    page = context.new_page()
+    page.goto(html.as_uri())
+    assert page.locator(".vlm-transcript img").count() == 2
+    shoot(page, "nbconvert")
+    context.close()
