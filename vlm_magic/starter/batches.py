@@ -1,0 +1,270 @@
+"""Batches of the second stage: conversations as token ids, padded into trees.
+
+`Scribe` writes what the chat template and the processor would write; `make_batch` draws a kind of batch from
+a mixture. Neighbours: `features` deals pictures, `dialogues` and the askers word, `network` computes with the
+result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+import torch
+
+from vlm_magic.starter.architecture import BOS, EOS, IMAGE_BLOCK, PAD
+from vlm_magic.starter.askers import ASKERS
+from vlm_magic.starter.chart_askers import CHART_ASKERS
+from vlm_magic.starter.charts import Chart
+from vlm_magic.starter.dialogues import BUILDERS
+from vlm_magic.starter.edits import Edit
+from vlm_magic.starter.features import FeatureStore
+from vlm_magic.starter.grammar import MARK
+from vlm_magic.starter.network import TreeBatch
+from vlm_magic.starter.pairs import (
+    PAIR_ASKERS,
+    ask_difference,
+    ask_kind_of_change,
+    ask_same,
+    ask_where_changed,
+)
+from vlm_magic.starter.questions import Ask
+from vlm_magic.starter.scenes import Scene
+from vlm_magic.starter.turns import Dialogue, word
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ["MIXES", "Mix", "Row", "Scribe", "make_batch"]
+
+
+@dataclass(slots=True)
+class Row:
+    """One branch before padding: ids, which of them to predict, its pictures, its skill."""
+
+    ids: list[int]
+    labelled: list[bool]
+    pictures: list[int]
+    skill: str
+
+
+class Scribe:
+    """Writes dialogues as the token ids that chat template and processor would make (a test compares)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self._core = tokenizer.backend_tokenizer
+        self.bos, self.eos, self.pad = (tokenizer.convert_tokens_to_ids(t) for t in (BOS, EOS, PAD))
+        self.block = self.encode(IMAGE_BLOCK)
+        self.user = self.encode("User:")
+        self.reply = [self.eos, *self.encode("\nAssistant:")]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ids: list[int] = self._core.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def branch(self, question: str, answer: str, skill: str) -> Row:
+        """A question that follows a picture, and its answer."""
+        ask = self.encode(" " + question) + self.reply
+        told = [*self.encode(" " + answer), self.eos]
+        return Row(ask + told, [False] * len(ask) + [True] * len(told), [], skill)
+
+    def dialogue(self, dialogue: Dialogue, *, label: Callable[[str], bool] = lambda skill: True) -> Row:
+        """A whole dialogue, without the token that opens a conversation."""
+        ids: list[int] = []
+        labelled: list[bool] = []
+        pictures: list[int] = []
+        text = f"System: {dialogue.system}" if dialogue.system else ""
+        if text:
+            ids += [*self.encode(text), self.eos]
+            text = "\n"
+        for turn in dialogue.turns:
+            text += "User:"
+            for part in turn.parts:
+                if isinstance(part, str):
+                    text += " " + part
+                else:
+                    ids += (self.encode(text) if text else []) + self.block
+                    pictures.append(dialogue.handles[part])
+                    text = ""
+            ids += (self.encode(text) if text else []) + self.reply
+            labelled += [False] * (len(ids) - len(labelled))
+            told = [*self.encode(" " + turn.answer), self.eos]
+            ids += told
+            labelled += [label(turn.skill)] * len(told)
+            text = "\n"
+        return Row(ids, labelled, pictures, dialogue.turns[-1].skill)
+
+    def trees(
+        self, groups: Iterable[tuple[list[int], list[Row]]], device: torch.device | str = "cpu"
+    ) -> TreeBatch:
+        """Pad groups of (pictures of the shared prefix, branches); no pictures: the opening token."""
+        groups = list(groups)
+        prefixes = [
+            [self.bos, *self.user, *self.block * len(pictures)] if pictures else [self.bos]
+            for pictures, _ in groups
+        ]
+        b, k = len(groups), len(groups[0][1])
+        p = max(map(len, prefixes))
+        t = max(len(row.ids) for _, rows in groups for row in rows)
+        prefix = torch.full((b, p), self.pad)
+        branch = torch.full((b, k, t), self.pad)
+        labelled = torch.zeros((b, k, t), dtype=torch.bool)
+        for i, (ids, (_, rows)) in enumerate(zip(prefixes, groups, strict=True)):
+            prefix[i, : len(ids)] = torch.tensor(ids)
+            for j, row in enumerate(rows):
+                branch[i, j, : len(row.ids)] = torch.tensor(row.ids)
+                labelled[i, j, : len(row.ids)] = torch.tensor(row.labelled)
+        rows_of = [r for pictures, _ in groups for r in pictures]
+        rows_of += [r for _, rows in groups for row in rows for r in row.pictures]
+        length = torch.tensor([len(ids) for ids in prefixes])
+        skills = [[row.skill for row in rows] for _, rows in groups]
+        pictures = torch.tensor(rows_of, dtype=torch.long)
+        moved = (x.to(device) for x in (prefix, length, branch, labelled))
+        return TreeBatch(*moved, pictures, skills)
+
+
+_SHORT = {
+    "colour": 3, "shape": 3, "background": 1.5, "count": 6, "exist": 4, "missing": 3, "where": 7,
+    "what at": 2.5, "size": 2,
+    "bigger": 4, "extreme": 4, "relation": 5, "left or right": 5, "above or below": 5, "relative place": 4,
+}  # fmt: skip
+_LONG = {"list": 3, "caption": 4, "story": 2}
+# Branches of one batch are of like length, since the shorter ones are padded: tokens from and up to.
+_TREES = {  # scenes, questions about each, lengths
+    "short": (8, 16, 6, 18), "medium": (8, 12, 19, 24), "long": (8, 6, 16, 60), "chart": (8, 10, 8, 26),
+}  # fmt: skip
+
+
+def _ask_many(
+    rng: Random, scribe: Scribe, n: int, make: Callable[[], Ask | None], shortest: int, longest: int
+) -> list[Row] | None:
+    """N branches on one prefix, or None where the picture does not give that many."""
+    rows: list[Row] = []
+    for _ in range(12 * n):
+        ask = make()
+        if ask is None:
+            continue
+        row = scribe.branch(word(rng, ask, 0), ask.answer, ask.skill)
+        if shortest <= len(row.ids) <= longest:
+            rows.append(row)
+            if len(rows) == n:
+                return rows
+    return None
+
+
+def _tree_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, small: bool) -> TreeBatch:
+    """Questions after one picture: short answers, long answers, or about a chart."""
+    b, k, shortest, longest = _TREES[kind]
+    b = 2 if small else b
+    skills = _LONG if kind == "long" else _SHORT
+    names, weights = tuple(skills), tuple(skills.values())
+    groups = []
+    while len(groups) < b:
+        truth, row = store.chart(rng) if kind == "chart" else store.scene(rng)
+
+        def make(truth: Scene | Chart = truth) -> Ask | None:
+            if isinstance(truth, Chart):
+                return rng.choice(tuple(CHART_ASKERS.values()))(rng, truth)
+            return ASKERS[rng.choices(names, weights)[0]](rng, truth)
+
+        rows = _ask_many(rng, scribe, k, make, shortest, longest)
+        if rows:
+            groups.append(([row], rows))
+    return scribe.trees(groups)
+
+
+def _pair_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, small: bool) -> TreeBatch:
+    """Questions after two pictures: any two, or a scene and its edited copy."""
+    b, k = (2, 10) if small else (7, 10)
+    span = (6, 18) if rng.random() < 0.62 else (19, 27)
+    groups = []
+    while len(groups) < b:
+        if kind == "pair":
+            drawn = [store.scene(rng) for _ in range(2)]
+            scenes, rows_of = [s for s, _ in drawn], [r for _, r in drawn]
+
+            def make(scenes: list[Scene] = scenes) -> Ask | None:
+                return PAIR_ASKERS[rng.choice(("which has more", "which has it", "look-up", "look-up"))](
+                    rng, scenes
+                )
+        else:
+            edit, handles = store.edit(rng, easy=kind == "easy edit")
+            rows_of = list(handles)
+
+            def make(edit: Edit = edit) -> Ask | None:
+                draw = rng.random()
+                if draw < 0.42:
+                    return ask_difference(rng, edit)
+                if draw < 0.62:
+                    return ask_same(rng, edit)
+                if draw < 0.72:
+                    return ask_kind_of_change(rng, edit)
+                if draw < 0.84:
+                    return ask_where_changed(rng, edit)
+                return PAIR_ASKERS[rng.choice(("which has it", "look-up"))](rng, edit[:2])
+
+        def unmarked(make: Callable[[], Ask | None] = make) -> Ask | None:
+            ask = make()
+            return None if ask is None or MARK in ask.pattern else ask
+
+        rows = _ask_many(rng, scribe, k, unmarked, *span)
+        if rows:
+            groups.append((rows_of, rows))
+    return scribe.trees(groups)
+
+
+_BUDGET = 3000  # tokens of a batch of whole dialogues, the padding counted
+
+
+def _linear_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, small: bool) -> TreeBatch:
+    """Whole dialogues, one by one; those of like length together."""
+    rows: list[Row] = []
+    while len(rows) < (4 if small else 64):
+        dialogue = BUILDERS[kind][0](rng, store)
+        if dialogue:
+            row = scribe.dialogue(dialogue, label=lambda skill: skill != "few-shot example")
+            if len(row.ids) <= 360:
+                rows.append(row)
+    rows.sort(key=lambda row: len(row.ids))
+    start = rng.randrange(len(rows))
+    chosen = [rows[start]]
+    # outwards from a random one, so that every length is as frequent as it is
+    near = sorted(rows[:start] + rows[start + 1 :], key=lambda row: abs(len(row.ids) - len(chosen[0].ids)))
+    for row in near:
+        if max(len(r.ids) for r in [*chosen, row]) * (len(chosen) + 1) > _BUDGET:
+            break
+        chosen.append(row)
+    return scribe.trees([([], chosen)])
+
+
+Mix = dict[str, float]
+FIRST_MIX: Mix = {
+    "short": 50, "medium": 16, "long": 9, "chart": 8, "one scene": 10, "talk": 2, "conversation": 3,
+    "pair": 2,
+}  # fmt: skip
+EASY_MIX: Mix = {
+    "short": 20, "medium": 9, "long": 8, "chart": 5, "one scene": 14, "one chart": 3, "pair": 7,
+    "some scenes": 7, "easy edit": 9,
+    "edit": 2, "two alike": 3, "conversation": 9, "few-shot": 4, "talk": 2.5,
+}  # fmt: skip
+FULL_MIX: Mix = {
+    "short": 15, "medium": 7, "long": 9, "chart": 4, "one scene": 14, "one chart": 4, "pair": 5,
+    "some scenes": 7, "easy edit": 4,
+    "edit": 7, "two alike": 9, "conversation": 11, "few-shot": 6, "talk": 2.5,
+}  # fmt: skip
+MIXES = ((0.25, FIRST_MIX), (0.65, EASY_MIX), (1.0, FULL_MIX))
+
+
+def make_batch(
+    rng: Random, scribe: Scribe, store: FeatureStore, mix: Mix, *, small: bool = False
+) -> TreeBatch:
+    """One batch of a kind that the mixture draws."""
+    kind = rng.choices(tuple(mix), tuple(mix.values()))[0]
+    if kind in _TREES:
+        return _tree_batch(rng, scribe, store, kind, small)
+    if kind in ("pair", "edit", "easy edit"):
+        return _pair_batch(rng, scribe, store, kind, small)
+    return _linear_batch(rng, scribe, store, kind, small)

@@ -1,0 +1,147 @@
+"""Write `CARD.md`: what the starter is, how it was made, what it was measured to be right about.
+
+Knows nothing of how anything is measured. Neighbour: `evaluate`, which calls it; `STORY` holds the facts of
+the training that produced the shipped weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlm_magic.starter.evaluate import Result
+
+__all__ = ["CARD", "hash_of", "write_card"]
+
+CARD = Path(__file__).parent / "CARD.md"
+
+_INTRODUCTION = """\
+# The starter
+
+A small vision-language model that ships with the package, so that the first minute works on any machine,
+without a network and without a GPU. It was trained from nothing, by the code in this folder, on drawn scenes.
+It is meant for first steps, lessons and tests; it knows nothing of photographs.
+
+| | |
+|---|---|
+| architecture | Idefics3 of transformers, {parameters:,} parameters; any picture becomes 36 image tokens |
+| files | {megabytes:.1f} MB in all, weights in bfloat16 |
+| loads with | `AutoModelForImageTextToText` and `AutoProcessor`, without custom code and without torchvision
+|
+| weights | sha256 `{digest}` |
+
+Its world: {world}
+"""
+
+_WORLD = """\
+circles, squares, triangles, stars, diamonds and crosses in red, orange, yellow, green, blue, purple, pink,
+brown, black, white and grey, one to four on a plain background (white, black, grey, blue, yellow, green,
+pink), as people draw them with PIL and matplotlib; bar charts of two to four coloured bars. Pictures of any
+size; they are scaled to a square of 96 pixels, so an object should take up at least a tenth of the picture's
+width and height.
+"""
+
+
+def hash_of(weights: Path) -> str:
+    """The sha256 of a weights folder's tensors."""
+    return hashlib.sha256((weights / "model.safetensors").read_bytes()).hexdigest()
+
+
+def write_card(results: Sequence[Result], weights: Path, path: Path) -> None:
+    """Write the card of some weights.
+
+    Args:
+        results: What was measured.
+        weights: The folder it was measured on.
+        path: Where the card goes.
+    """
+    story = (Path(__file__).parent / "TRAINING.md").read_text("utf-8")
+    size = sum(f.stat().st_size for f in weights.iterdir())
+    text = _INTRODUCTION.format(
+        parameters=_n_parameters(weights), megabytes=size / 1e6, digest=hash_of(weights), world=_WORLD
+    )
+    text += "\n" + story + "\n" + _table(results) + _by_case(results) + _confusions(results)
+    path.write_text(text, "utf-8")
+
+
+def _n_parameters(weights: Path) -> int:
+    from safetensors import safe_open
+
+    total = 0
+    with safe_open(weights / "model.safetensors", "np") as file:
+        for name in file.keys():  # noqa: SIM118  (not a dict)
+            n = 1
+            for side in file.get_slice(name).get_shape():
+                n *= side
+            total += n
+    return total
+
+
+def _table(results: Iterable[Result]) -> str:
+    """Accuracy by skill; what is below its target is listed apart, as not claimed."""
+    lines = [
+        "\n## Accuracy\n",
+        "Greedy answers of the package's own engine on fresh seeds, exact match of the whole answer; "
+        "scenes of one to three",
+        "objects, pictures of any size, the picture before, inside or after the words.\n",
+        "| skill | accuracy | questions |\n|---|---|---|",
+    ]
+    short = []
+    for r in results:
+        if r.accuracy >= r.target:
+            lines.append(f"| {r.name} | {r.accuracy:.3f} | {r.n} |")
+        else:
+            short.append(f"| {r.name} | {r.accuracy:.3f} | {r.n} | {r.target:.2f} |")
+    text = "\n".join(lines) + "\n"
+    if short:
+        text += "\nMeasured, but below the figure it would have to reach, so **not claimed**:\n\n"
+        text += "| skill | accuracy | questions | needed |\n|---|---|---|---|\n" + "\n".join(short) + "\n"
+    return text
+
+
+def _by_case(results: Iterable[Result]) -> str:
+    """Accuracy by number of objects and by size of the picture, over all skills that show scenes."""
+    by_n: dict[int, list[bool]] = {}
+    by_size: dict[str, list[bool]] = {}
+    for r in results:
+        if "bar" in r.name or r.name in ("taller", "same", "difference", "few-shot"):
+            continue
+        for n, side, right in r.cases:
+            by_n.setdefault(n, []).append(right)
+            label = (
+                "up to 100"
+                if side <= 100
+                else "101 to 200"
+                if side <= 200
+                else "201 to 300"
+                if side <= 300
+                else "over 300"
+            )
+            by_size.setdefault(label, []).append(right)
+    lines = ["\n## By number of objects and by size\n", "| objects | accuracy | questions |\n|---|---|---|"]
+    lines += [f"| {n} | {sum(v) / len(v):.3f} | {len(v)} |" for n, v in sorted(by_n.items())]
+    lines += ["\n| longer side, pixels | accuracy | questions |\n|---|---|---|"]
+    order = ("up to 100", "101 to 200", "201 to 300", "over 300")
+    lines += [
+        f"| {k} | {sum(by_size[k]) / len(by_size[k]):.3f} | {len(by_size[k])} |"
+        for k in order
+        if k in by_size
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _confusions(results: Iterable[Result]) -> str:
+    """What was taken for what, in the skills with one-word answers."""
+    text = "\n## Confusions\n\nRight answer in rows, given answer in columns; only pairs that occurred.\n"
+    for r in results:
+        if r.name not in ("colour", "shape", "where", "count all", "size"):
+            continue
+        wrong: Counter[tuple[str, str]] = Counter({k: v for k, v in r.answers.items() if k[0] != k[1]})
+        text += f"\n**{r.name}**: "
+        text += ", ".join(f"{a} → {b} ({n})" for (a, b), n in wrong.most_common(12)) if wrong else "none"
+        text += f", in {r.n} questions\n"
+    return text

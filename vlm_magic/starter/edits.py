@@ -1,0 +1,157 @@
+"""A scene and its copy with one thing changed, the kind of change, and the sentence that says it.
+
+Neighbours: `scenes` plans, `pairs` asks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
+
+from vlm_magic.starter.palette import SHAPES
+from vlm_magic.starter.questions import an, name_of
+from vlm_magic.starter.scenes import MIN_CONTRAST, MIN_SIDE, Scene, Thing, in_reading_order, plan_scene
+
+__all__ = ["CHANGES", "Edit", "plan_edit"]
+
+Edit = tuple[Scene, Scene, str, str]
+"""Before, after, the kind of change (one of `CHANGES`), its sentence."""
+
+Edited = tuple[Scene, str] | None
+
+
+def plan_edit(rng: Random, *, most: int = 4, kind: str | None = None) -> Edit:
+    """A scene and its edited copy.
+
+    Args:
+        rng: Chooses.
+        most: Objects on the first scene at most.
+        kind: One of `CHANGES`; by chance if not given.
+    """
+    while True:
+        if edit := _try_edit(rng, most, kind):
+            return edit
+
+
+def _try_edit(rng: Random, most: int, kind: str | None) -> Edit | None:
+    n = rng.choices(range(1, most + 1), (4, 6, 5, 2, 1, 1)[:most])[0]
+    before = plan_scene(rng, n_objects=n, distinct=True if rng.random() < 0.6 else None)
+    if len(before.objects) != n or len({t.kind for t in before.objects}) < n:
+        return None
+    chosen = kind or rng.choices(tuple(CHANGES), (30, 14, 12, 12, 12, 10, 12, 10))[0]
+    edited = CHANGES[chosen](rng, before, rng.randrange(n))
+    if edited is None:
+        return None
+    after, sentence = edited
+    if rng.random() < 0.5:
+        after = replace(after, style=replace(after.style, seed=rng.getrandbits(31)))
+    return before, after, chosen, sentence
+
+
+def _nothing(rng: Random, scene: Scene, i: int) -> Edited:
+    return scene, "Nothing changed."
+
+
+def _background(rng: Random, scene: Scene, i: int) -> Edited:
+    other = plan_scene(rng, n_objects=0)
+    taken = {t.colour for t in scene.objects} | {scene.background}
+    pale = any(math.dist(t.rgb, other.ground) < MIN_CONTRAST for t in scene.objects)
+    if other.background in taken or scene.style.axes or pale:
+        return None
+    sentence = f"The background changed from {scene.background} to {other.background}."
+    return replace(scene, background=other.background, ground=other.ground), sentence
+
+
+def _disappeared(rng: Random, scene: Scene, i: int) -> Edited:
+    rest = scene.objects[:i] + scene.objects[i + 1 :]
+    return _with(scene, rest), f"The {name_of(scene.objects[i])} disappeared."
+
+
+def _appeared(rng: Random, scene: Scene, i: int) -> Edited:
+    new = _newcomer(rng, scene)
+    if new is None:
+        return None
+    words = an(name_of(new))
+    return _with(scene, [*scene.objects, new]), f"{words[0].upper()}{words[1:]} appeared."
+
+
+def _colour(rng: Random, scene: Scene, i: int) -> Edited:
+    thing = scene.objects[i]
+    new = _newcomer(rng, scene, colour_only=True)
+    if new is None:
+        return None
+    return _swap(scene, i, replace(thing, colour=new.colour, rgb=new.rgb)), f"The {name_of(thing)} became "
+    f"{new.colour}."
+
+
+def _shape(rng: Random, scene: Scene, i: int) -> Edited:
+    thing = scene.objects[i]
+    shape = rng.choice([s for s in SHAPES if s != thing.shape])
+    if (thing.colour, shape) in {t.kind for t in scene.objects}:
+        return None
+    return _swap(scene, i, replace(thing, shape=shape, turn=0.0)), f"The {name_of(thing)} became {an(shape)}."
+
+
+def _size(rng: Random, scene: Scene, i: int) -> Edited:
+    thing = scene.objects[i]
+    factor = rng.choice((0.45, 0.55, 1.8, 2.2))
+    grown = replace(thing, w=thing.w * factor, h=thing.h * factor)
+    if min(grown.w, grown.h) < MIN_SIDE or not _fits(grown, scene.objects[:i] + scene.objects[i + 1 :]):
+        return None
+    return _swap(scene, i, grown), f"The {name_of(thing)} became {'bigger' if factor > 1 else 'smaller'}."
+
+
+def _moved(rng: Random, scene: Scene, i: int) -> Edited:
+    thing = scene.objects[i]
+    direction = rng.choice(("left", "right", "up", "down"))
+    step = rng.uniform(0.2, 0.6) * (-1 if direction in ("left", "up") else 1)
+    slip = rng.uniform(-0.05, 0.05)
+    dx, dy = (step, slip) if direction in ("left", "right") else (slip, step)
+    moved = replace(thing, x=thing.x + dx, y=thing.y + dy)
+    if not _fits(moved, scene.objects[:i] + scene.objects[i + 1 :]):
+        return None
+    way = f"to the {direction}" if direction in ("left", "right") else direction
+    return _swap(scene, i, moved), f"The {name_of(thing)} moved {way}."
+
+
+CHANGES: dict[str, Callable[[Random, Scene, int], Edited]] = {
+    "nothing": _nothing,
+    "colour": _colour,
+    "shape": _shape,
+    "appeared": _appeared,
+    "disappeared": _disappeared,
+    "background": _background,
+    "moved": _moved,
+    "size": _size,
+}
+
+
+def _with(scene: Scene, things: Sequence[Thing]) -> Scene:
+    return replace(scene, objects=in_reading_order(things))
+
+
+def _swap(scene: Scene, i: int, thing: Thing) -> Scene:
+    return _with(scene, [*scene.objects[:i], thing, *scene.objects[i + 1 :]])
+
+
+def _fits(thing: Thing, others: Sequence[Thing]) -> bool:
+    """Whether an object stays inside and apart from the others."""
+    inside = thing.w / 2 < thing.x < 1 - thing.w / 2 and thing.h / 2 < thing.y < 1 - thing.h / 2
+    return inside and all(
+        abs(thing.x - o.x) > (thing.w + o.w) / 2 + 0.01 or abs(thing.y - o.y) > (thing.h + o.h) / 2 + 0.01
+        for o in others
+    )
+
+
+def _newcomer(rng: Random, scene: Scene, *, colour_only: bool = False) -> Thing | None:
+    """An object of a new kind in a free place (or only of a new colour), standing out."""
+    known: set[object] = {t.colour if colour_only else t.kind for t in scene.objects}
+    for _ in range(12):
+        for thing in plan_scene(rng, n_objects=2).objects:
+            new = (thing.colour if colour_only else thing.kind) not in known
+            seen = thing.colour != scene.background and math.dist(thing.rgb, scene.ground) >= MIN_CONTRAST
+            if new and seen and (colour_only or _fits(thing, scene.objects)):
+                return thing
+    return None

@@ -1,0 +1,311 @@
+"""Seeded scenes: pictures of drawn shapes together with their truth.
+
+`make_scene(seed)` gives a `Scene` with its picture, its objects and its background; `draw_scene` draws a
+picture from a description, for notebooks. The pictures look like what people draw: PIL primitives with sharp
+edges in plain colour names, smooth edges, outlines, plots with axes, noise, JPEG, any size and shape of
+picture. Knows nothing of questions, of models, and of matplotlib (see `charts` for pictures that matplotlib
+drew).
+
+Positions and sizes are fractions of the picture's width and height, origin in the upper left corner, so that
+a truth holds whatever size a picture is scaled to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cmp_to_key
+from random import Random
+
+from PIL import Image
+
+from vlm_magic.starter.drawing import draw, to_square
+from vlm_magic.starter.palette import (
+    BACKGROUNDS,
+    COLOURS,
+    GROUND_WEIGHTS,
+    GROUNDS,
+    PALETTE,
+    RGB,
+    SHAPES,
+)
+
+__all__ = [
+    "BACKGROUNDS",
+    "COLOURS",
+    "PALETTE",
+    "RGB",
+    "SHAPES",
+    "Scene",
+    "Style",
+    "Thing",
+    "draw_scene",
+    "make_scene",
+    "plan_scene",
+    "to_square",
+]
+
+MIN_CONTRAST = 75.0  # least distance in RGB between an object and its background
+MIN_SIDE = 0.095  # least width and height of an object as a fraction of the picture's
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object: what it is, and its bounding box in fractions of the picture."""
+
+    shape: str
+    colour: str
+    x: float
+    """Centre, 0 (left edge) to 1 (right edge)."""
+    y: float
+    """Centre, 0 (top) to 1 (bottom)."""
+    w: float
+    h: float
+    rgb: RGB = (0, 0, 0)
+    turn: float = 0.0
+    """Rotation in degrees."""
+    form: float = 0.5
+    """What is left to choose about the shape (inner radius of a star, thickness of a cross), 0 to 1."""
+    look: str = "fill"
+    """`fill`, `edge` (filled with an outline) or `ring` (outline only)."""
+
+    @property
+    def size(self) -> float:
+        """Side of a square of the same bounding area, as a fraction of the picture."""
+        return math.sqrt(self.w * self.h)
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Colour and shape."""
+        return self.colour, self.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a scene is drawn, apart from what is on it."""
+
+    width: int = 224
+    height: int = 224
+    smooth: bool = False
+    """Drawn at twice the size and reduced, instead of with PIL's sharp edges."""
+    axes: bool = False
+    """The scene sits in a plot with a frame and ticks; object positions already account for it."""
+    noise: float = 0.0
+    """Standard deviation, in grey levels of 255."""
+    jpeg: int = 0
+    """JPEG quality, or 0."""
+    slope: float = 0.0
+    """Brightness change from the top to the bottom of the background, in grey levels."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture with its truth.
+
+    Attributes:
+        objects: The objects in reading order: left to right, those of one column top to bottom.
+        background: Its colour's name.
+        ground: Its colour.
+        style: How the picture is drawn.
+    """
+
+    objects: tuple[Thing, ...]
+    background: str
+    ground: RGB = (255, 255, 255)
+    style: Style = field(default_factory=Style)
+
+    drawn: Image.Image | None = None
+    """The picture where something else than this module drew it."""
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture, RGB, drawn anew at every call (the same each time)."""
+        return self.drawn if self.drawn is not None else draw(self)
+
+
+def make_scene(seed: int, *, n_objects: int | None = None, distinct: bool | None = None) -> Scene:
+    """Make the scene of a seed.
+
+    Args:
+        seed: The same seed gives the same scene and the same pixels.
+        n_objects: How many objects; 1 to 4 by chance if not given. Crowded pictures may get fewer.
+        distinct: Whether all shapes and all colours differ; by chance if not given.
+
+    Returns:
+        The scene; its `picture` is drawn when asked for.
+    """
+    return plan_scene(Random(seed), n_objects=n_objects, distinct=distinct)
+
+
+def plan_scene(rng: Random, *, n_objects: int | None = None, distinct: bool | None = None) -> Scene:
+    """Plan a scene without drawing it; see `make_scene`."""
+    n = n_objects if n_objects is not None else rng.choices((1, 2, 3, 4), (2, 4, 4, 3))[0]
+    style = _plan_style(rng)
+    background = rng.choices(BACKGROUNDS, GROUND_WEIGHTS)[0]
+    ground = _shade(rng, GROUNDS[background])
+    if style.axes:
+        background, ground = "white", (255, 255, 255)
+    if distinct is None:
+        distinct = rng.random() < 0.55
+    kinds = _plan_kinds(rng, n, background, distinct)
+    boxes = _plan_boxes(rng, n, style)
+    shared_look = rng.choices(("fill", "edge", "ring", "any"), (62, 18, 4, 16))[0]
+    things = []
+    for (shape, colour), (x, y, side) in zip(kinds, boxes, strict=False):
+        rgb = _contrasting(rng, colour, ground)
+        if rgb is None:
+            continue
+        look = shared_look if shared_look != "any" else rng.choice(("fill", "edge"))
+        things.append(_make_thing(rng, shape, colour, rgb, x, y, side, look, style))
+    return Scene(in_reading_order(things), background, ground, style)
+
+
+def draw_scene(
+    objects: Iterable[tuple[str, str, float, float, float]],
+    background: str = "white",
+    size: tuple[int, int] = (224, 224),
+) -> Image.Image:
+    """Draw a scene from a description, the way a notebook would.
+
+    Args:
+        objects: (colour, shape, x, y, side) of each; the centre and the side in fractions of the picture.
+        background: Name of its colour.
+        size: Width and height in pixels.
+
+    Returns:
+        An RGB picture with smooth edges.
+
+    Raises:
+        KeyError: An unknown colour or shape.
+    """
+    things = []
+    for colour, shape, x, y, side in objects:
+        if shape not in SHAPES:
+            raise KeyError(shape)
+        side_px = side * min(size)
+        things.append(Thing(shape, colour, x, y, side_px / size[0], side_px / size[1], PALETTE[colour][0]))
+    ground = GROUNDS[background][0] if background in GROUNDS else PALETTE[background][0]
+    return draw(Scene(tuple(things), background, ground, Style(*size, smooth=True)))
+
+
+def in_reading_order(things: Sequence[Thing]) -> tuple[Thing, ...]:
+    """Order left to right; objects of one column (centres within 2 % of the width) top to bottom."""
+
+    def before(one: Thing, other: Thing) -> float:
+        return one.y - other.y if abs(one.x - other.x) <= 0.02 else one.x - other.x
+
+    return tuple(sorted(things, key=cmp_to_key(before)))
+
+
+# --- planning -----------------------------------------------------------------------------------------------
+
+
+def _plan_style(rng: Random) -> Style:
+    """Choose size, sharpness and wear; most pictures are small and clean, a few large, few worn."""
+    draw = rng.random()
+    side = rng.choice((64, 96, 128, 160, 200, 224, 256)) if draw < 0.5 else int(64 * 4.0 ** rng.random())
+    if draw > 0.985:
+        side = rng.randint(300, 900)
+    width = height = side
+    shape = rng.random()
+    if shape > 0.55:
+        aspect = 1 + (1.6 if shape > 0.93 else 0.9) * rng.random()
+        if rng.random() < 0.7:
+            width = int(side * aspect)
+        else:
+            height = int(side * aspect)
+    large = max(width, height) > 330
+    wear = rng.random()
+    return Style(
+        width,
+        height,
+        smooth=not large and rng.random() < 0.4,
+        axes=rng.random() < 0.06,
+        noise=rng.uniform(2, 11) if wear < 0.12 and not large else 0.0,
+        jpeg=rng.randint(45, 92) if 0.12 <= wear < 0.2 and not large else 0,
+        slope=rng.uniform(-30, 30) if 0.2 <= wear < 0.24 else 0.0,
+        seed=rng.getrandbits(31),
+    )
+
+
+def _plan_kinds(rng: Random, n: int, background: str, distinct: bool) -> list[tuple[str, str]]:
+    """Choose shape and colour of each object; repeated ones come from small sets so that counts vary."""
+    colours = [c for c in COLOURS if c != background]
+    if distinct and n <= len(SHAPES):
+        return list(zip(rng.sample(SHAPES, n), rng.sample(colours, n), strict=True))
+    few_shapes = rng.sample(SHAPES, rng.choice((1, 2, 2, 3)))
+    few_colours = rng.sample(colours, rng.choice((1, 2, 2, 3, 4)))
+    return [(rng.choice(few_shapes), rng.choice(few_colours)) for _ in range(n)]
+
+
+def _plan_boxes(rng: Random, n: int, style: Style) -> list[tuple[float, float, float]]:
+    """Choose centres (fractions) and sides (pixels), apart from each other and inside the picture."""
+    width, height = style.width, style.height
+    low = max(MIN_SIDE * max(width, height), 0.1 * min(width, height))
+    high = max(low * 1.05, (0.6, 0.6, 0.5, 0.42, 0.36, 0.31, 0.28)[n] * min(width, height))
+    edge_x, edge_y = (0.14, 0.13) if style.axes else (0.015, 0.015)
+    layout = rng.choices(("free", "row", "column", "same"), (70, 12, 8, 10))[0] if n > 1 else "free"
+    common = low * (high / low) ** rng.random()
+    line = rng.uniform(0.25, 0.75)
+    boxes: list[tuple[float, float, float]] = []
+    for i in range(n):
+        for _ in range(25):
+            side = common if layout != "free" else low * (high / low) ** rng.random()
+            fw, fh = side / width, side / height
+            x = rng.uniform(edge_x + fw / 2, 1 - edge_x - fw / 2)
+            y = rng.uniform(edge_y + fh / 2, 1 - edge_y - fh / 2)
+            if layout == "row":
+                x = edge_x + (i + 0.5) / n * (1 - 2 * edge_x)
+                y = min(max(line, edge_y + fh / 2), 1 - edge_y - fh / 2)
+            elif layout == "column":
+                x = min(max(line, edge_x + fw / 2), 1 - edge_x - fw / 2)
+                y = edge_y + (i + 0.5) / n * (1 - 2 * edge_y)
+            inside = fw / 2 + edge_x <= x + 1e-9 and x <= 1 - edge_x - fw / 2 + 1e-9
+            inside = inside and fh / 2 + edge_y <= y + 1e-9 and y <= 1 - edge_y - fh / 2 + 1e-9
+            if inside and all(_apart(x, y, side, *box, width, height) for box in boxes):
+                boxes.append((x, y, side))
+                break
+    return boxes
+
+
+def _apart(x: float, y: float, a: float, x2: float, y2: float, b: float, width: int, height: int) -> bool:
+    """Whether two boxes keep a gap of at least 1.5 % of the picture in one direction."""
+    need = (a + b) / 2
+    return abs(x - x2) * width > need + 0.015 * width or abs(y - y2) * height > need + 0.015 * height
+
+
+def _make_thing(
+    rng: Random, shape: str, colour: str, rgb: RGB, x: float, y: float, side: float, look: str, style: Style
+) -> Thing:
+    """Give an object its small irregularities; its box stays inside the planned one."""
+    turn = 0.0
+    if shape == "triangle":
+        turn = rng.choices((0.0, 180.0, 90.0, 270.0), (80, 10, 5, 5))[0]
+    if rng.random() < 0.3:
+        turn += rng.uniform(-10, 10)
+    stretch = 1.0 if rng.random() < 0.6 else rng.uniform(0.85, 1.0)
+    w, h = (side, side * stretch) if rng.random() < 0.5 else (side * stretch, side)
+    if look == "ring" and side * 96 / max(style.width, style.height) < 16:
+        look = "edge"  # a small ring is not seen in 96 pixels
+    return Thing(shape, colour, x, y, w / style.width, h / style.height, rgb, turn, rng.random(), look)
+
+
+def _shade(rng: Random, shades: Sequence[RGB], plain: float = 0.45) -> RGB:
+    """Choose a shade, the plain one most often, jittered half the time."""
+    r, g, b = shades[0] if rng.random() < plain else rng.choice(shades)
+    if rng.random() < 0.5:
+        return r, g, b
+    common = rng.gauss(0, 5)
+    spread = 5.0 if max(r, g, b) - min(r, g, b) > 20 else 1.5  # a tinted grey has no right name
+    return tuple(min(255, max(0, int(v + common + rng.gauss(0, spread)))) for v in (r, g, b))  # type: ignore[return-value]
+
+
+def _contrasting(rng: Random, colour: str, ground: RGB) -> RGB | None:
+    """Choose a shade of a colour that stands out from the background, or None if none was found."""
+    for _ in range(8):
+        rgb = _shade(rng, PALETTE[colour])
+        if math.dist(rgb, ground) >= MIN_CONTRAST:
+            return rgb
+    return None

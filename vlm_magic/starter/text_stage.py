@@ -1,0 +1,127 @@
+"""Training stage 2: the language model learns to answer, on stored features of a frozen vision tower.
+
+Every step words fresh questions about stored pictures. Questions that come after a picture share that picture
+as the prefix of a tree, which costs a third of asking one by one. Knows nothing of drawing.
+
+Neighbours: `batches` words and pads, `network` computes, `recipe` optimises, `vision_stage` made the tower.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from vlm_magic.starter.batches import MIXES, Mix, Scribe, make_batch
+from vlm_magic.starter.features import FeatureStore
+from vlm_magic.starter.network import TreeBatch, cast_weights, connect, tree_logits
+from vlm_magic.starter.recipe import Trainer, n_ranks, rank, step_rng
+
+if TYPE_CHECKING:
+    from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
+
+__all__ = ["Tally", "train_text"]
+
+
+class Tally:
+    """Running accuracy by skill: all tokens of an answer right, given the right ones before."""
+
+    def __init__(self) -> None:
+        self.value: dict[str, tuple[float, float]] = {}
+
+    def add(self, batch: TreeBatch, right: Tensor) -> None:
+        """Count a batch; `right` (M,) tells for each labelled token whether it was predicted."""
+        b, k, t = batch.branch.shape
+        owner = batch.labelled.reshape(-1).nonzero().squeeze(1) // t
+        wrong = torch.zeros(b * k, dtype=torch.long, device=owner.device).index_add(0, owner, (~right).long())
+        for skill, ok in zip((s for row in batch.skills for s in row), (wrong == 0).tolist(), strict=True):
+            done, seen = self.value.get(skill, (0.0, 0.0))
+            self.value[skill] = (done * 0.985 + ok, seen * 0.985 + 1)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{k} {d / n:.2f}" for k, (d, n) in sorted(self.value.items()))
+
+
+def train_text(
+    model: Idefics3ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    store: FeatureStore,
+    path: Path,
+    *,
+    n_steps: int,
+    mixes: Sequence[tuple[float, Mix]] = MIXES,
+    lr: float = 0.002,
+    small: bool = False,
+    stage: str = "text",
+    save_every: int = 500,
+    log: Callable[[str], None] = print,
+    tick: Callable[[int, float], None] = lambda step, loss: None,
+    on_save: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Train language model and connector; resumes from `path`.
+
+    Args:
+        model: Its vision tower stays as it is.
+        tokenizer: Of the model.
+        store: Features of that tower.
+        path: Checkpoint file.
+        n_steps: Steps in all, over which the learning rate falls.
+        mixes: (fraction of the steps until which, mixture).
+        lr: Highest learning rate of the matrices.
+        small: Tiny batches, for smoke runs.
+        stage: Name that seeds the stage's random numbers.
+        save_every: Steps between checkpoints.
+        log: Gets a line now and then.
+        tick: Gets step and loss after every step.
+        on_save: Called after each checkpoint, on rank 0.
+
+    Returns:
+        The losses of the steps that this call made.
+    """
+    device = next(model.parameters()).device
+    scribe, tally = Scribe(tokenizer), Tally()
+    trained = ("model.text_model.", "model.connector.")
+    trainer = Trainer(
+        [(n, p) for n, p in model.named_parameters() if n.startswith(trained)], lr=lr, n_steps=n_steps
+    )
+    modules = {"text": model.model.text_model, "connector": model.model.connector}
+    trainer.resume(path, **modules)
+    losses: list[float] = []
+    began, n_asked = time.perf_counter(), 0
+    while trainer.step < n_steps:
+        mix = next(m for until, m in mixes if trainer.step <= until * n_steps)
+        batch = make_batch(step_rng(stage, trainer.step), scribe, store, mix, small=small)
+        weights = cast_weights(model, trained)
+        rows = batch.pictures.tolist()
+        cells = torch.zeros(0, model.config.text_config.hidden_size, device=device)
+        if rows:
+            # each stored picture is connected once, however often the batch shows it
+            unique = sorted(set(rows))
+            features = connect(weights, model.config, store.features(unique).to(device))
+            cells = features[torch.tensor([unique.index(r) for r in rows])]
+        batch = batch.to(device)
+        logits, targets = tree_logits(weights, model.config, batch, cells)
+        loss = F.cross_entropy(logits.float(), targets)
+        tally.add(batch, logits.detach().argmax(-1) == targets)
+        trainer.update(loss)
+        losses.append(float(loss.detach()))
+        n_asked += batch.branch.shape[0] * batch.branch.shape[1]
+        tick(trainer.step, losses[-1])
+        if trainer.step % 100 == 0 and rank() == 0:
+            rate = n_asked * n_ranks() / (time.perf_counter() - began)
+            mean = sum(losses[-100:]) / len(losses[-100:])
+            log(f"{stage} {trainer.step}/{n_steps}: loss {mean:.3f} ({rate:.0f} answers/s) {tally}")
+        if trainer.step % save_every == 0:
+            trainer.save(path, **modules)
+            if rank() == 0:
+                on_save()
+    if losses:
+        trainer.save(path, **modules)
+        if rank() == 0:
+            on_save()
+    return losses

@@ -1,0 +1,225 @@
+"""Train the starter from nothing: `python -m vlm_magic.starter.train`.
+
+Reads top to bottom in six numbered stages; each leaves its result in the work folder and is skipped or taken
+up there when the script runs again. Seeded: the same stages on the same machine give the same losses.
+
+On two CPU cores the whole takes about two hours; `--device cuda` runs the same steps on a GPU; `--smoke` a
+few steps of everything in seconds. Neighbours: every stage lives in a module of its own, this one only puts
+them in order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_magic.starter import WEIGHTS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ["Recipe", "main", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How much of everything. The defaults are the recipe of the shipped weights."""
+
+    workers: int = 2
+    device: str = "cpu"
+    n_corpus: int = 30_000
+    n_pool: int = 3_000
+    vision_steps: int = 4_800
+    n_scenes: int = 18_000
+    n_charts: int = 2_500
+    n_edits: int = 11_000
+    text_steps: int = 12_000
+    small: bool = False
+
+
+SMOKE = Recipe(1, "cpu", 300, 6, 3, 40, 6, 20, 4, small=True)
+
+
+def train(
+    recipe: Recipe, work: Path, out: Path, *, quiet: bool = False, rank: int = 0
+) -> dict[str, list[float]]:
+    """Run all stages in this process (one of `recipe.workers`).
+
+    Args:
+        recipe: How much of everything.
+        work: Folder of checkpoints, the picture pool and the feature store (some gigabytes).
+        out: Folder that gets the weights.
+        quiet: Without progress bars.
+        rank: Which of the processes this is.
+
+    Returns:
+        The losses of `vision` and `text`, of the steps made by this call.
+    """
+    import torch
+
+    from vlm_magic.starter.architecture import build_config, build_model, save_folder
+    from vlm_magic.starter.features import FeatureStore, fill_store
+    from vlm_magic.starter.text_stage import train_text
+    from vlm_magic.starter.vision_stage import Pool, fill_pool, train_vision
+
+    torch.set_num_threads(1 if recipe.device == "cpu" else 4)
+    work.mkdir(parents=True, exist_ok=True)
+    speak, bar = (lambda text: None, _no_bar) if quiet or rank else (_say, _bar)
+
+    # 1. A tokenizer from the words of the small world.
+    tokenizer = _tokenizer(work / "tokenizer", recipe.n_corpus, rank)
+    model = build_model(build_config(tokenizer)).to(recipe.device)
+    speak(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+
+    # 2. matplotlib's pictures, drawn beforehand because they are slow.
+    _pool_bar = bar("pool", recipe.n_pool)
+    fill_pool(work, rank, recipe.n_pool, lambda done: _counts(_pool_bar)(done + 1, recipe.n_pool))
+    _meet()
+    pool = Pool.load(work)
+
+    # 3. The vision tower learns what stands where; from here on it stays as it is.
+    vision = train_vision(model, pool, work, n_steps=recipe.vision_steps,
+    batch_size=4 if recipe.small else 32,
+                          log=speak, tick=_steps(bar("vision", recipe.vision_steps)))  # fmt: skip
+
+    # 4. What the tower sees in the pictures of the second stage, written down once.
+    fill_store(model, pool, work, rank, n_parts=recipe.workers, n_scenes=recipe.n_scenes,
+    n_charts=recipe.n_charts,
+               n_edits=recipe.n_edits, progress=_counts(bar("features", 1)))  # fmt: skip
+    _meet()
+    store = FeatureStore.load(work)
+
+    # 5. The language model learns to answer, easy questions first.
+    def export() -> None:
+        save_folder(model, tokenizer, out)
+
+    text = train_text(model, tokenizer, store, work / "text.pt", n_steps=recipe.text_steps,
+    small=recipe.small, log=speak,
+                      tick=_steps(bar("text", recipe.text_steps)), on_save=export)  # fmt: skip
+
+    # 6. The folder that ships.
+    if rank == 0:
+        export()
+        speak(f"weights are in {out}")
+    return {"vision": vision, "text": text}
+
+
+def _tokenizer(folder: Path, n_corpus: int, rank: int) -> PreTrainedTokenizerFast:
+    """Train the tokenizer on dialogues, or load the one in the folder; rank 0 makes it, the others wait."""
+    from transformers import PreTrainedTokenizerFast
+
+    from vlm_magic.starter.architecture import build_tokenizer
+    from vlm_magic.starter.dialogues import make_dialogue
+
+    def corpus() -> Iterator[str]:
+        for seed in range(n_corpus):
+            for turn in make_dialogue(seed).turns:
+                yield "User: " + " ".join(part for part in turn.parts if isinstance(part, str))
+                yield "\nAssistant: " + turn.answer
+
+    if rank == 0 and not folder.exists():
+        build_tokenizer(corpus(), vocab_size=1536).save_pretrained(folder)
+    _meet()
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer
+
+
+def _meet() -> None:
+    """Wait for the other processes."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _say(text: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"{time.strftime('%H:%M:%S')} {text}")
+
+
+def _bar(name: str, total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=name, mininterval=2, smoothing=0.05)
+
+
+def _no_bar(name: str, total: int) -> Any:
+    return lambda *_: None
+
+
+def _steps(bar: Any) -> Callable[[int, float], None]:
+    """A tick that moves a bar to a step and shows the loss."""
+    if not hasattr(bar, "update"):
+        return lambda step, loss: None
+
+    def tick(step: int, loss: float) -> None:
+        bar.update(step - bar.n)
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+    return tick
+
+
+def _counts(bar: Any) -> Callable[[int, int], None]:
+    """A progress callback that moves a bar to a count."""
+    if not hasattr(bar, "update"):
+        return lambda done, total: None
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return progress
+
+
+def _worker(rank: int, recipe: Recipe, work: Path, out: Path, port: int) -> None:
+    """One of several processes that average their gradients."""
+    import torch.distributed as dist
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=recipe.workers)
+    train(recipe, work, out, rank=rank)
+    dist.destroy_process_group()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vlm_magic.starter.train", description="Train the starter from nothing."
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("starter-work"), help="checkpoints and features, some gigabytes"
+    )
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder that gets the weights")
+    parser.add_argument("--workers", type=int, default=2, help="processes (CPU only; one thread each)")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, or cuda for the same steps on a GPU in one process"
+    )
+    parser.add_argument("--text-steps", type=int, default=Recipe.text_steps)
+    parser.add_argument("--vision-steps", type=int, default=Recipe.vision_steps)
+    parser.add_argument(
+        "--port", type=int, default=29517, help="of the processes' meeting point on this machine"
+    )
+    parser.add_argument("--smoke", action="store_true", help="a few steps of everything")
+    given = parser.parse_args(argv)
+    if given.smoke:
+        train(SMOKE, given.work, given.out)
+        return
+    workers = given.workers if given.device == "cpu" else 1
+    recipe = Recipe(workers, given.device, text_steps=given.text_steps, vision_steps=given.vision_steps)
+    if workers == 1:
+        train(recipe, given.work, given.out)
+        return
+    import torch.multiprocessing as mp
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    mp.spawn(_worker, (recipe, given.work, given.out, given.port), nprocs=workers)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()
