@@ -5,6 +5,7 @@ Knows nothing of notebooks. Neighbours: `views` chooses it, `cards` writes the w
 
 from __future__ import annotations
 
+import os
 from typing import TextIO
 
 from vlm_magic.messages import Chunk, Exchange, Progress
@@ -17,7 +18,9 @@ _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[2K"
 
 
 class TerminalView:
-    """Streams one answer to a text stream; colours and progress only where that is a terminal.
+    """Streams one answer to a text stream; dim figures and progress only where that is a terminal.
+
+    A dumb terminal gets no control codes, and NO_COLOR in the environment leaves the dimming out.
 
     Args:
         out: where to write.
@@ -25,7 +28,8 @@ class TerminalView:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._is_tty = bool(getattr(out, "isatty", lambda: False)())
+        self._is_tty = bool(getattr(out, "isatty", lambda: False)()) and os.environ.get("TERM") != "dumb"
+        self._dim, self._plain = ("", "") if os.environ.get("NO_COLOR") else (_DIM, _PLAIN)
         self._shows_progress = False
         self._at_line_start = True
 
@@ -48,7 +52,7 @@ class TerminalView:
         """Say what the answer waits for, on a line that goes away."""
         if not self._is_tty or progress.stage == "decode" or not self._at_line_start:
             return
-        self._out.write(f"{_CLEAR_LINE}{_DIM}{waiting_text(progress)}…{_PLAIN}")
+        self._out.write(f"{_CLEAR_LINE}{self._dim}{waiting_text(progress)}…{self._plain}")
         self._out.flush()
         self._shows_progress = True
 
@@ -77,5 +81,5 @@ class TerminalView:
             self._shows_progress = False
 
     def _line(self, text: str) -> None:
-        self._out.write(f"{_DIM}{text}{_PLAIN}\n" if self._is_tty else f"{text}\n")
+        self._out.write(f"{self._dim}{text}{self._plain}\n" if self._is_tty else f"{text}\n")
         self._out.flush()
