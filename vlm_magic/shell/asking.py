@@ -20,14 +20,14 @@ from vlm_magic.outputs.views import AnswerView, choose_view
 from vlm_magic.session import Answer
 from vlm_magic.workspace import Workspace
 
-__all__ = ["AnswerInterrupted", "Call", "ask"]
+__all__ = ["Call", "Interrupted", "ask", "ensure_engine", "show_bundle"]
 
 
-class AnswerInterrupted(KeyboardInterrupt):
-    """The kernel's interrupt ended an answer: shown as one line, and it ends a Run All."""
+class Interrupted(KeyboardInterrupt):
+    """The kernel's interrupt, shown as one line; like any KeyboardInterrupt it ends a Run All."""
 
     def _render_traceback_(self) -> list[str]:
-        return ["Interrupted: the answer so far is kept, the model stays loaded."]
+        return [f"Interrupted: {self}"]
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,14 @@ def show(answer: Answer, view: AnswerView) -> None:
         answer.stop()
         answer.wait()
         view.finish(answer.exchange)
-        raise AnswerInterrupted from None
+        raise Interrupted("the answer so far is kept, the model stays loaded.") from None
     except VLMError:
         view.fail()
         raise
-    view.finish(answer.exchange)
+    try:
+        view.finish(answer.exchange)
+    except KeyboardInterrupt:
+        raise Interrupted("the answer was complete.") from None
 
 
 def show_bundle(bundle: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from vlm_magic.inputs import seen
 from vlm_magic.inputs.cache import forget_downloads
 from vlm_magic.inputs.thumbnails import forget_thumbnails, thumbnail_data_uri
 from vlm_magic.outputs.transcript import conversation_bundle
-from vlm_magic.shell.asking import show_bundle
+from vlm_magic.shell.asking import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
 
 __all__ = ["show_history", "show_load", "show_reset", "show_status", "show_unload"]
@@ -26,12 +26,12 @@ def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
         print(estimate(model, LoadOptions.from_values(values)))
         return
     resident = dict(workspace.engines)
-    engine = workspace.load(
-        model,
-        name=None if name is None else str(name),
-        replace=name is None,
-        **values,
-    )
+    try:
+        engine = workspace.load(
+            model, name=None if name is None else str(name), replace=name is None, **values
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(f"{model} is not loaded.") from None
     assert engine.loaded is not None
     is_new = engine not in resident.values()
     if not is_new:
