@@ -122,7 +122,9 @@ def running_lab(
     env.pop("JUPYTER_PLATFORM_DIRS", None)
     env.update(environment or {})
     log = own / "server.log"
-    log.parent.mkdir(parents=True)
+    news = own / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     command = [
         *(sys.executable, "-m", "jupyter", app, "--no-browser", "--allow-root", "--ip=127.0.0.1"),
         *(f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"),

@@ -15,7 +15,7 @@ from html import escape
 from typing import TypeAlias
 
 from vlm_magic.messages import Exchange, Part, Picture, Progress, Reply, Text
-from vlm_magic.outputs.markdown import clean_text
+from vlm_magic.outputs.parsing import clean_text
 
 __all__ = [
     "Thumbnailer",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vlm_magic.messages import Part, Picture, Text
-from vlm_magic.outputs.markdown import clean_text
+from vlm_magic.outputs.parsing import clean_text
 
 __all__ = ["marked_text", "parts_of_draft", "split_marks"]
 

@@ -6,7 +6,8 @@ links checked; then nh3 with a short allowlist. Formulas are put in after the se
 stand, so that rendering stays linear. Nothing here raises, whatever the text.
 
 The libraries are imported at first use. Knows nothing of widgets, cells or models.
-Neighbours: `blocks` cuts long texts, `safe_markdown` writes the Markdown of saved notebooks.
+Neighbours: `parsing` reads the text, `blocks` cuts long ones, `safe_markdown` writes the Markdown of
+saved notebooks.
 """
 
 from __future__ import annotations
@@ -16,24 +17,23 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from html import escape
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from vlm_magic.outputs.blocks import split_blocks
 from vlm_magic.outputs.maths import to_mathml
+from vlm_magic.outputs.parsing import clean_text, host_of, make_parser
+from vlm_magic.outputs.safe_markdown import to_safe_markdown
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
-    from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-__all__ = ["clean_text", "parser", "plain_html", "to_html", "to_safe_markdown"]
+__all__ = ["clean_text", "plain_html", "to_html", "to_safe_markdown"]
 
 _MAX_CHARS = 100_000  # of a whole text that is rendered; longer ones are shown as they stand
 _MAX_BLOCK_CHARS = 20_000  # of one block; markdown-it's links and tables are quadratic beyond
 _PIECE_CHARS = 16_000  # longer texts are rendered in pieces of whole blocks; a bad block then stays alone
 _MAX_CODE_CHARS = 20_000  # of one code block that is highlighted
 
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff\u202a-\u202e\u2066-\u2069]")
 _SAFE_HREF = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]+", re.IGNORECASE)
 _TAG_NAMES = "p br hr strong em s code pre ul ol li blockquote table thead tbody tr th td a span div"
 _ATTRIBUTES = {
@@ -49,12 +49,6 @@ _ATTRIBUTES = {
 _CLASS = re.compile(r"(?:vlm-[a-z0-9-]+|[a-z]{1,3}[0-9]?)(?: vlm-[a-z0-9-]+)*")
 _MATH_SLOT = re.compile("\ue000([0-9]+)\ue001")  # private use; taken out of the text beforehand
 _PRIVATE = re.compile("[\ue000\ue001]")
-
-
-def clean_text(text: object) -> str:
-    """The text without what no page can show: lone surrogates, control and direction-override characters."""
-    cleaned = str(text).replace("\r\n", "\n").replace("\r", "\n")
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", cleaned) if _CONTROLS.search(cleaned) else cleaned
 
 
 def to_html(text: str) -> str:
@@ -76,13 +70,6 @@ def to_html(text: str) -> str:
     return "".join(_piece_to_html(piece) for piece in pieces)
 
 
-def to_safe_markdown(text: str) -> str:
-    """Write what a model wrote as Markdown that stays inert in a renderer that allows HTML. Never raises."""
-    from vlm_magic.outputs.safe_markdown import to_safe_markdown as write
-
-    return write(text)
-
-
 def plain_html(text: str) -> str:
     """The text as it stands, lines kept."""
     return f'<pre class="vlm-plain">{escape(clean_text(text))}</pre>'
@@ -93,7 +80,7 @@ def _piece_to_html(text: str) -> str:
         return plain_html(text)
     try:
         formulas: list[str] = []
-        rough = parser().render(text, {"formulas": formulas})
+        rough = _renderer().render(text, {"formulas": formulas})
         clean = _sanitiser()(rough)
         return _MATH_SLOT.sub(lambda slot: formulas[int(slot[1])], clean)
     except Exception:  # a text is always shown, whatever a library makes of it
@@ -127,15 +114,9 @@ def _sanitiser() -> Callable[[str], str]:
 
 
 @cache
-def parser() -> MarkdownIt:
-    """The first wall: the Markdown parser with our rules in it, made once."""
-    from markdown_it import MarkdownIt
-    from mdit_py_plugins.dollarmath import dollarmath_plugin
-
-    md = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    md.use(dollarmath_plugin, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True)
-    md.inline.ruler.before("escape", "bracket_math", _bracket_math)
-    md.core.ruler.push("link_hosts", _show_hosts)
+def _renderer() -> MarkdownIt:
+    """The first wall: the parser with our rendering of what it finds, made once."""
+    md = make_parser()
     rules: dict[str, Callable[..., str]] = {
         "math_inline": _math, "math_inline_double": _display_math, "math_block": _display_math,
         "image": _image, "fence": _code, "code_block": _code, "table_open": _table_open,
@@ -156,52 +137,6 @@ def _bound(rule: Callable[..., str]) -> Callable[..., str]:
     return render
 
 
-def _bracket_math(state: StateInline, silent: bool) -> bool:
-    r"""Read ``\(…\)`` and ``\[…\]``, the way most models write formulas."""
-    opener = state.src[state.pos : state.pos + 2]
-    if opener not in (r"\(", r"\["):
-        return False
-    end = state.src.find(r"\)" if opener == r"\(" else r"\]", state.pos + 2, state.pos + 2_000)
-    if end < 0 or not state.src[state.pos + 2 : end].strip():
-        return False
-    if not silent:
-        token = state.push("math_inline" if opener == r"\(" else "math_inline_double", "math", 0)
-        token.content = state.src[state.pos + 2 : end]
-    state.pos = end + 2
-    return True
-
-
-def _show_hosts(state: Any) -> None:
-    """Put the host of a link behind it where its text does not say it: links show where they go."""
-    from markdown_it.token import Token
-
-    for block in state.tokens:
-        if not any(token.type == "link_open" for token in block.children or ()):
-            continue
-        children: list[Token] = []
-        href, label = "", ""
-        for token in block.children:
-            children.append(token)
-            if token.type == "link_open":
-                href, label = str(token.attrGet("href") or ""), ""
-                token.attrs["title"] = href
-            elif token.type == "link_close":
-                host = _host(href)
-                if host and host not in label:
-                    children.append(Token("text", "", 0, content=f" ({host})"))
-                href = ""
-            elif href:
-                label += token.content
-        block.children = children
-
-
-def _host(href: str) -> str:
-    try:
-        return urlsplit(href).hostname or ""
-    except ValueError:
-        return ""
-
-
 def _math(token: Token, env: Any) -> str:
     return _slot(to_mathml(token.content), env)
 
@@ -220,7 +155,9 @@ def _image(token: Token, _env: Any) -> str:
     """Name a picture; its address is never loaded, only offered as a link where that is safe."""
     alt = escape(token.content or "without a name")
     src = str(token.attrGet("src") or "")
-    where = f' <a href="{escape(src)}" title="{escape(src)}">{escape(_host(src))}</a>' if _host(src) else ""
+    where = (
+        f' <a href="{escape(src)}" title="{escape(src)}">{escape(host_of(src))}</a>' if host_of(src) else ""
+    )
     return f'<span class="vlm-unloaded">[picture, not loaded: {alt}{where}]</span>'
 
 

@@ -37,7 +37,7 @@ from vlm_magic.outputs.cards import (
 from vlm_magic.outputs.drafts import marked_text, parts_of_draft, split_marks
 from vlm_magic.outputs.markdown import clean_text, to_html
 from vlm_magic.outputs.stream import AnswerStream
-from vlm_magic.outputs.transcript import base_css, proof_html
+from vlm_magic.outputs.transcript import proof_html, squeezed_css
 
 __all__ = ["Action", "ChatPanel"]
 
@@ -62,13 +62,14 @@ def page_code() -> str:
     """The page's modules as one, since a widget's code has no address to import others from."""
     sources = [(_STATIC / name).read_text(encoding="utf-8") for name in _MODULES]
     joined = "\n".join(re.sub(r"(?m)^import .*;\n", "", source) for source in sources)
-    return re.sub(r"(?m)^export (?!default)", "", joined)
+    bare = re.sub(r"(?m)^\s*(?://|/\*\*|\*).*\n|^[ \t]+|^\n", "", joined)  # no comments, no indentation
+    return re.sub(r"(?m)^export (?!default)", "", bare)
 
 
 @cache
 def page_style() -> str:
     """The style sheet of transcript and panel together."""
-    return base_css() + (_STATIC / "chat.css").read_text(encoding="utf-8")
+    return squeezed_css("transcript.css") + squeezed_css("chat.css")
 
 
 class ChatPanel(anywidget.AnyWidget):

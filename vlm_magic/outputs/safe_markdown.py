@@ -4,7 +4,7 @@ JupyterLab renders the Markdown of outputs with HTML allowed, and in a trusted n
 it runs. So the text is parsed by our own parser and written again: words with everything that
 could mean something made literal, code between fences that are longer than any inside, links only
 to web addresses, pictures as words, formulas only without commands that reach outside.
-Neighbours: `markdown` owns the parser and calls this.
+Neighbours: `parsing` owns the parser, `transcript` saves what is written here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from vlm_magic.outputs import markdown
+from vlm_magic.outputs.parsing import clean_text, parser
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -35,7 +35,7 @@ _MAX_CHARS = 100_000
 
 def literal(text: str) -> str:
     """Words that Markdown shows as they stand, on as many lines as they have."""
-    escaped = _SPECIAL.sub(r"\\\1", markdown.clean_text(text)).translate(_ENTITIES)
+    escaped = _SPECIAL.sub(r"\\\1", clean_text(text)).translate(_ENTITIES)
     escaped = _LINE_START.sub(_escape_marker, escaped)
     return re.sub(r"\n[ \t]*(?=\n)", "\n", re.sub(r"(?m)^[ \t]+", "", escaped)).strip()
 
@@ -54,11 +54,11 @@ def to_safe_markdown(text: str) -> str:
     Returns:
         Markdown of the same look; a code block of the whole where it cannot be read. Never raises.
     """
-    cleaned = markdown.clean_text(text)
+    cleaned = clean_text(text)
     if len(cleaned) > _MAX_CHARS:
         return _fenced(cleaned, "")
     try:
-        return _Writer().write(markdown.parser().parse(cleaned, {}))
+        return _Writer().write(parser().parse(cleaned, {}))
     except Exception:  # a text is always saved, whatever a library makes of it
         return _fenced(cleaned, "")
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from vlm_magic.messages import Chunk, Exchange, Progress
 from vlm_magic.outputs.cards import badges, picture_label, proof_items, waiting_text
-from vlm_magic.outputs.markdown import clean_text
+from vlm_magic.outputs.parsing import clean_text
 
 __all__ = ["TerminalView"]
 

@@ -25,7 +25,14 @@ from vlm_magic.outputs.cards import (
 )
 from vlm_magic.outputs.markdown import clean_text, plain_html, to_html, to_safe_markdown
 
-__all__ = ["base_css", "conversation_bundle", "exchange_bundle", "growing_bundle", "proof_html"]
+__all__ = [
+    "base_css",
+    "conversation_bundle",
+    "exchange_bundle",
+    "growing_bundle",
+    "proof_html",
+    "squeezed_css",
+]
 
 _STATIC = Path(__file__).parent / "static"
 _MAX_PICTURE_CHARS = 1_500_000  # of all thumbnails of one saved output
@@ -103,11 +110,16 @@ def _bounded(thumbnail: Thumbnailer | None) -> Thumbnailer | None:
 
 
 @cache
-def base_css() -> str:
-    """The style sheet that panel and transcript share, without comments and line breaks."""
-    css = (_STATIC / "transcript.css").read_text(encoding="utf-8")
+def squeezed_css(name: str) -> str:
+    """One of our style sheets without comments and needless spaces."""
+    css = (_STATIC / name).read_text(encoding="utf-8")
     css = re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)
     return re.sub(r"\s*([{};,])\s*", r"\1", re.sub(r"\s+", " ", css)).strip()
+
+
+def base_css() -> str:
+    """The style sheet that panel and transcript share."""
+    return squeezed_css("transcript.css")
 
 
 def _html(exchanges: Iterable[Exchange], title: str, thumbnail: Thumbnailer | None, model: str) -> str:
