@@ -8,6 +8,7 @@ told from the shape; where that is a guess the note says so. Knows nothing of fi
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 from vlm_magic.errors import PictureDecodeError, PictureError, PictureTooLargeError, PictureTypeError
@@ -198,7 +199,7 @@ def _as_numpy(obj: object, name: str) -> NDArray[Any]:
 
 
 def _from_torch(obj: Any) -> NDArray[Any]:
-    import torch
+    torch: Any = sys.modules["torch"]  # it is there when a tensor is
 
     tensor = obj.detach()
     if tensor.is_quantized:
