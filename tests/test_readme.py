@@ -1,10 +1,11 @@
-"""The README says what is so: its commands, its table of magics, its example in plain Python.
+"""The README and the map for contributors say what is so: commands, magics, modules, the plain-Python example.
 
-`python tests/test_readme.py` writes the table anew.
+`python tests/test_readme.py` writes the tables and the map anew.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -19,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 START = "<!-- magics: written by `python tests/test_readme.py` -->\n"
 END = "<!-- end of magics -->"
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
+MAP_START = "<!-- map: written by `python tests/test_readme.py` -->\n"
+MAP_END = "<!-- end of map -->"
 
 
 def _blocks(language: str) -> list[str]:
@@ -47,10 +51,32 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _between(text: str, start: str, end: str, content: str) -> str:
+    """The text with ``content`` between the two marks."""
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}{content}{end}{after}"
+
+
 def _with_table(text: str) -> str:
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}{table()}{END}{after}"
+    return _between(text, START, END, table())
+
+
+def modules() -> list[Path]:
+    """Every module of the package, ground floor first, then room by room."""
+    rooms = ["", "inputs", "models", "outputs", "tasks", "shell", "starter"]
+    found = [path.relative_to(ROOT) for path in (ROOT / "vlm_magic").rglob("*.py")]
+    return sorted(found, key=lambda path: (rooms.index("/".join(path.parts[1:-1])), path.name))
+
+
+def module_map() -> str:
+    """Each module with the first sentence of its docstring."""
+    lines = ["| module | what it does |", "|---|---|"]
+    for path in modules():
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        sentence = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
+        lines.append(f"| `{path.relative_to('vlm_magic').as_posix()}` | {_cell(sentence)} |")
+    return "\n".join(lines) + "\n"
 
 
 def test_the_table_shows_the_live_magics_and_options() -> None:
@@ -58,6 +84,12 @@ def test_the_table_shows_the_live_magics_and_options() -> None:
     text = README.read_text(encoding="utf-8")
     assert START in text
     assert text == _with_table(text)
+
+
+def test_the_map_names_every_module() -> None:
+    """And none that is gone. Mend with `python tests/test_readme.py`."""
+    named = re.findall(r"^\| `([\w/]+\.py)` \|", CONTRIBUTING.read_text(encoding="utf-8"), re.MULTILINE)
+    assert named == [path.relative_to("vlm_magic").as_posix() for path in modules()]
 
 
 def test_the_first_two_blocks_are_commands_of_one_line() -> None:
@@ -108,4 +140,6 @@ def test_the_example_in_plain_python_runs(
 
 if __name__ == "__main__":
     README.write_text(_with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{README.name} has the table of {len(MAGICS)} magics")
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    CONTRIBUTING.write_text(_between(text, MAP_START, MAP_END, module_map()), encoding="utf-8")
+    print(f"wrote {len(MAGICS)} magics to {README.name} and {len(modules())} modules to {CONTRIBUTING.name}")
