@@ -103,3 +103,61 @@ def test_a_fresh_start_begins_with_its_question_alone(three: Conversation) -> No
     done = three.commit(draft, Reply("again"), fresh=True)
     assert three.exchanges == (done,)
     assert [reply.text for reply in done.alternatives] == ["re b"]
+
+
+def test_an_edit_takes_the_place_of_the_turn_it_replaces(three: Conversation) -> None:
+    """The cell still owns it."""
+    target = three.exchanges[1]
+    draft = three.draft((Text("b edited"),), Settings(), replaces=target.id)
+    assert [turn.text for turn in three.turns_for(draft)] == ["a", "re a", "b edited"]
+    three.commit(draft, Reply("new"))
+    assert [(e.key, e.is_stale) for e in three] == [(("a", 0), False), (("b", 0), False), (("c", 0), True)]
+    with pytest.raises(ConversationError, match="no turn"):
+        three.draft((Text("x"),), Settings(), replaces=target.id)
+
+
+def test_a_hidden_turn_is_kept_from_the_model_alone(three: Conversation) -> None:
+    """Later turns become stale, also when it is shown again."""
+    three.hide(three.exchanges[0].id)
+    assert shown(three, "d") == ["b", "re b", "c", "re c", "d"]
+    assert [e.is_stale for e in three] == [False, True, True]
+    three.hide(three.exchanges[0].id, False)
+    assert shown(three, "d")[0] == "a"
+    assert len(three) == 3
+
+
+def test_an_alternative_can_be_chosen_and_chosen_back(three: Conversation) -> None:
+    """No answer is lost by looking at another."""
+    say(three, "b", ("b", 0), answer="other")
+    target = three.exchanges[1]
+    three.choose(target.id, 0)
+    assert target.reply is not None
+    assert (target.reply.text, [r.text for r in target.alternatives]) == ("re b", ["other"])
+    assert three.exchanges[2].is_stale
+    with pytest.raises(ConversationError, match="no alternative 5"):
+        three.choose(target.id, 5)
+
+
+def test_the_same_answer_again_is_no_alternative(three: Conversation) -> None:
+    """Run All ten times leaves no pile."""
+    for _ in range(3):
+        say(three, "b", ("b", 0))
+    assert three.exchanges[1].alternatives == []
+
+
+def test_a_deleted_turn_leaves_later_ones_stale(three: Conversation) -> None:
+    """And they stay."""
+    three.remove(three.exchanges[0].id)
+    assert [(e.key, e.is_stale) for e in three] == [(("b", 0), True), (("c", 0), True)]
+
+
+def test_every_change_is_told_once(three: Conversation) -> None:
+    """A panel redraws when it must, and no more often."""
+    told: list[int] = []
+    three.listeners.append(lambda: told.append(len(three)))
+    say(three, "d", ("d", 0))
+    three.hide(three.exchanges[0].id)
+    three.remove(three.exchanges[0].id)
+    three.drop_calls("nothing", 0)
+    three.clear()
+    assert told == [4, 4, 3, 0]

@@ -128,3 +128,21 @@ def test_the_bill_costs_nothing_and_is_no_turn(red: Image.Image) -> None:
     assert [picture.size_px for picture in pictures] == [(8, 6)]
     assert len(session.conversation) == 0
     assert engine.history == []
+
+
+def test_asking_again_takes_the_stored_question_and_its_settings(red: Image.Image) -> None:
+    """Nothing is looked up anew; the earlier answer is kept."""
+    engine = FakeEngine("one", "two", "better", "and then")
+    session = vlm_magic.Session(engine)
+    session.ask("What? ", red, max_tokens=7)
+    session.ask("And then?")
+    first, second = session.conversation.exchanges
+    session.again(first.id).wait(10)
+    assert engine.history[2][0][-1].parts == first.parts
+    assert engine.history[2][1].max_tokens == 7
+    assert [e.is_stale for e in session.conversation] == [False, True]
+    assert session.refresh() == 1
+    assert [e.reply.text for e in session.conversation if e.reply] == ["better", "and then"]
+    assert [r.text for r in session.conversation.exchanges[1].alternatives] == ["two"]
+    assert not any(e.is_stale for e in session.conversation)
+    assert second.parts == session.conversation.exchanges[1].parts

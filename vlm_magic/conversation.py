@@ -30,11 +30,13 @@ class Conversation:
 
     Attributes:
         lock: guards every change; cells and panels share one conversation.
+        listeners: called without arguments after every change, by the thread that made it.
     """
 
     def __init__(self, name: str = "main") -> None:
         self.name = name
         self.lock = threading.RLock()
+        self.listeners: list[Callable[[], object]] = []
         self._exchanges: list[Exchange] = []
         self._ids = itertools.count(1)
 
@@ -71,23 +73,32 @@ class Conversation:
 
     def has(self, key: CellKey | None) -> bool:
         """Whether this cell's call has its turn here."""
-        return key is not None and self._position(key) is not None
+        return key is not None and any(exchange.key == key for exchange in self.exchanges)
 
-    def draft(self, parts: tuple[Part, ...], settings: Settings, key: CellKey | None = None) -> Exchange:
-        """A new exchange that is not part of the conversation yet; its id is new on every run."""
+    def draft(
+        self, parts: tuple[Part, ...], settings: Settings, key: CellKey | None = None, replaces: str = ""
+    ) -> Exchange:
+        """A new exchange that is not part of the conversation yet; its id is new on every run.
+
+        Raises:
+            ConversationError: there is no exchange with the id ``replaces``.
+        """
         with self.lock:
-            return Exchange(f"{self.name}-{next(self._ids)}", parts, settings, key=key)
+            if replaces:
+                key = self.find(replaces).key
+            return Exchange(f"{self.name}-{next(self._ids)}", parts, settings, key=key, replaces=replaces)
 
     def turns_for(self, exchange: Exchange, *, fresh: bool = False) -> tuple[Turn, ...]:
         """What the model is shown for this exchange: the answered turns before its place, and itself.
 
         A question whose answer was stopped before its first word is left out with it: templates
-        want the roles to alternate. ``fresh`` shows the question alone, as the first of a new start.
+        want the roles to alternate. Hidden turns are left out as well. ``fresh`` shows the question
+        alone, as the first of a new start.
         """
         with self.lock:
-            position = 0 if fresh else self._position(exchange.key)
+            position = 0 if fresh else self._position(exchange)
             before = self._exchanges[: len(self._exchanges) if position is None else position]
-        shown = [turn for earlier in before if earlier.reply and earlier.reply.text for turn in earlier.turns]
+        shown = [turn for earlier in before if _is_shown(earlier) for turn in earlier.turns]
         return (*shown, Turn("user", exchange.parts))
 
     def commit(self, exchange: Exchange, reply: Reply, *, fresh: bool = False) -> Exchange:
@@ -97,11 +108,10 @@ class Conversation:
         starts the conversation over with this exchange.
         """
         with self.lock:
-            position = self._position(exchange.key)
+            position = self._position(exchange)
             done = replace(exchange, reply=reply, is_stale=False)
             if position is not None:
-                earlier = self._exchanges[position]
-                done.alternatives = [*earlier.alternatives, *([earlier.reply] if earlier.reply else [])]
+                done.alternatives = _alternatives(self._exchanges[position], done)
             if fresh:
                 self._exchanges = [done]
             elif position is None:
@@ -109,7 +119,52 @@ class Conversation:
             else:
                 self._exchanges[position] = done
                 self._mark_stale_from(position + 1)
-            return done
+        self._tell()
+        return done
+
+    def choose(self, exchange_id: str, alternative: int) -> Exchange:
+        """Make an alternative the answer; the answer so far becomes an alternative. Later turns become stale.
+
+        Raises:
+            ConversationError: no such exchange or alternative.
+        """
+        with self.lock:
+            exchange = self.find(exchange_id)
+            if not 0 <= alternative < len(exchange.alternatives):
+                raise ConversationError(
+                    f"turn {exchange_id!r} has no alternative {alternative}",
+                    have=f"{len(exchange.alternatives)} alternatives",
+                )
+            chosen = exchange.alternatives[alternative]
+            if exchange.reply is not None:
+                exchange.alternatives[alternative] = exchange.reply
+            exchange.reply = chosen
+            self._mark_stale_from(self._exchanges.index(exchange) + 1)
+        self._tell()
+        return exchange
+
+    def hide(self, exchange_id: str, hidden: bool = True) -> Exchange:
+        """Keep a turn from the model, or show it again; people see it all the time. Later turns become stale.
+
+        Raises:
+            ConversationError: no such exchange.
+        """
+        with self.lock:
+            exchange = self.find(exchange_id)
+            if exchange.is_hidden != hidden:
+                exchange.is_hidden = hidden
+                self._mark_stale_from(self._exchanges.index(exchange) + 1)
+        self._tell()
+        return exchange
+
+    def remove(self, exchange_id: str) -> None:
+        """Delete a turn; later ones become stale.
+
+        Raises:
+            ConversationError: no such exchange.
+        """
+        self.find(exchange_id)
+        self.drop_where(lambda exchange: exchange.id == exchange_id)
 
     def drop_where(self, condition: Callable[[Exchange], bool]) -> int:
         """Remove exchanges; those that came after a removed one become stale. Returns how many went."""
@@ -118,7 +173,9 @@ class Conversation:
             if gone:
                 self._mark_stale_from(gone[0])
                 self._exchanges = [e for i, e in enumerate(self._exchanges) if i not in gone]
-            return len(gone)
+        if gone:
+            self._tell()
+        return len(gone)
 
     def drop_key(self, key: CellKey) -> int:
         """Remove the turn of this cell's call, for it has moved elsewhere."""
@@ -137,13 +194,34 @@ class Conversation:
         with self.lock:
             n = len(self._exchanges)
             self._exchanges = []
-            return n
+        self._tell()
+        return n
 
-    def _position(self, key: CellKey | None) -> int | None:
-        if key is None:
-            return None
-        return next((i for i, exchange in enumerate(self._exchanges) if exchange.key == key), None)
+    def _position(self, draft: Exchange) -> int | None:
+        """The place that a draft takes over: that of the turn it replaces, or of its cell's call."""
+        for i, exchange in enumerate(self._exchanges):
+            if (draft.replaces and exchange.id == draft.replaces) or (
+                draft.key is not None and exchange.key == draft.key
+            ):
+                return i
+        return None
+
+    def _tell(self) -> None:
+        for listener in list(self.listeners):
+            listener()
 
     def _mark_stale_from(self, position: int) -> None:
         for exchange in self._exchanges[position:]:
             exchange.is_stale = True
+
+
+def _is_shown(exchange: Exchange) -> bool:
+    """Whether the model sees it: answered with words, and not hidden."""
+    return not exchange.is_hidden and exchange.reply is not None and bool(exchange.reply.text)
+
+
+def _alternatives(earlier: Exchange, now: Exchange) -> list[Reply]:
+    """The answers so far that differ from the new one."""
+    replies = [*earlier.alternatives, *([earlier.reply] if earlier.reply is not None else [])]
+    new_text = "" if now.reply is None else now.reply.text
+    return [reply for reply in replies if reply.text and reply.text != new_text]

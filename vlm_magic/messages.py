@@ -316,8 +316,10 @@ class Exchange:
         settings: how it was asked.
         reply: the answer; None while it is being made.
         key: (cell id, number of the call within the run), or None outside a cell.
+        replaces: id of the exchange whose place this one takes; "" for the place of its key, or the end.
         is_stale: an earlier exchange changed after this one was answered.
-        alternatives: earlier answers to this exchange, oldest first.
+        is_hidden: kept and shown to people, but not to the model.
+        alternatives: other answers to this exchange, oldest first.
     """
 
     id: str
@@ -325,7 +327,9 @@ class Exchange:
     settings: Settings = field(default_factory=Settings)
     reply: Reply | None = None
     key: tuple[str, int] | None = None
+    replaces: str = ""
     is_stale: bool = False
+    is_hidden: bool = False
     alternatives: list[Reply] = field(default_factory=list)
 
     @property

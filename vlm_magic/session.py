@@ -129,17 +129,20 @@ class Session:
         pictures = tuple(picture for turn in turns for picture in turn.pictures)
         return self._engine(engine).bill(turns, exchange.settings), pictures
 
-    def draft(self, parts: Sequence[Part], settings: Settings, key: CellKey | None = None) -> Exchange:
+    def draft(
+        self, parts: Sequence[Part], settings: Settings, key: CellKey | None = None, replaces: str = ""
+    ) -> Exchange:
         """The question as an exchange that is not part of the conversation yet."""
         if not any(isinstance(part, Picture) or part.text.strip() for part in parts):
             raise PromptError("an empty prompt", hint="a question, a picture, or both")
-        return self.conversation.draft(tuple(parts), settings, key)
+        return self.conversation.draft(tuple(parts), settings, key, replaces)
 
     def start(
         self,
         parts: Iterable[object],
         *,
         key: CellKey | None = None,
+        replaces: str = "",
         fresh: bool = False,
         engine: Engine | None = None,
         on_commit: Callable[[Exchange], None] | None = None,
@@ -151,6 +154,7 @@ class Session:
         Args:
             parts: as for `ask`.
             key: the cell's call that owns the turn; the same key again replaces it in place.
+            replaces: id of a turn whose place this question takes (an edit).
             fresh: start the conversation over with this question, once it is answered.
             engine: who answers this question, if not the session's own.
             on_commit: called by the worker when the answer, partial or whole, is in the conversation.
@@ -158,7 +162,7 @@ class Session:
             **settings: for this question only.
         """
         answering = self._engine(engine)
-        exchange = self.draft(to_parts(parts), self.settings.updated(settings), key)
+        exchange = self.draft(to_parts(parts), self.settings.updated(settings), key, replaces)
         answer = Answer(exchange)
 
         def commit(reply: Reply) -> None:
@@ -172,6 +176,27 @@ class Session:
         return answer._is_made_by(
             answering.start(turns, exchange.settings, on_end=commit, on_progress=on_progress)
         )
+
+    def again(self, exchange_id: str, **options: Any) -> Answer:
+        """Ask a turn's question again, in its place: nothing is evaluated or looked up anew.
+
+        The answer so far becomes an alternative. Options are those of `start`; without settings among
+        them the turn's own are used.
+
+        Raises:
+            ConversationError: no such turn.
+        """
+        exchange = self.conversation.find(exchange_id)
+        own = {name: getattr(exchange.settings, name) for name in Settings.names()}
+        return self.start(exchange.parts, replaces=exchange_id, **{**own, **options})
+
+    def refresh(self) -> int:
+        """Ask every stale turn again, in order; returns how many there were."""
+        stale = [exchange.id for exchange in self.conversation if exchange.is_stale]
+        for exchange_id in stale:
+            for _ in self.again(exchange_id):
+                pass
+        return len(stale)
 
     def reset(self) -> int:
         """Forget the conversation; returns how many turns there were."""
