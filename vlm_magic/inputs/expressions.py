@@ -19,6 +19,7 @@ from vlm_magic.errors import ExpressionError, near_names, shorten
 __all__ = ["Field", "evaluate_field", "field_names", "formatted", "read_field"]
 
 _MAX_CHARS = 1_000  # of one expression; a longer one is no expression but a document in braces
+_MAX_NESTED = 30  # brackets within brackets
 
 _HEAD = re.compile(r"\{([ \t]*)([^\W\d]\w*)")
 _CHAIN = re.compile(r"[\w. \t]*")
@@ -140,6 +141,8 @@ def _end_of_brackets(text: str, pos: int, limit: int) -> int | None:
     while pos < limit:
         char = text[pos]
         if char in _CLOSERS:
+            if len(closers) >= _MAX_NESTED:
+                return None
             closers.append(_CLOSERS[char])
             pos += 1
         elif char in ")]}":

@@ -100,6 +100,7 @@ _TITLE = re.compile(r"[ \t]+(\"[^\"\n]*\"|'[^'\n]*')$")
 _URL = re.compile(r"https?://[^\s<>\"'`{}|\\^]+")
 _URL_HOLDERS = "\"'=`"  # a URL behind one of these is code or HTML, not a sentence
 _LATEX_REACH = 5_000  # characters that maths or one group may span
+_MAX_NESTED = 30  # brackets within brackets
 _COSTLY_FIELD = re.compile(r"\{[ \t]*[\w. \t]+[(\[]")
 
 
@@ -127,7 +128,8 @@ class _Scanner:
         self.breaks = [found.start() for found in re.finditer("\n", text)]
         self.json_budget = 8 * len(text) + 10_000  # characters that failed attempts may read
         self.field_budget = 2_000  # failed attempts with brackets, each bounded in length
-        self.unclosed: set[str] = set()  # backtick runs that close nowhere
+        self.group_budget = 8 * len(text) + 50_000  # characters that unclosed groups may read
+        self.unclosed: set[str] = set()  # code and environments that close nowhere
         self.last_field_end = -1
 
     def marks(self) -> Iterator[Mark]:
@@ -176,7 +178,8 @@ class _Scanner:
         """Behind a fenced block or a code span; an unclosed span is no span."""
         fence = trigger.lstrip()
         behind = start + len(trigger)
-        line_start = self.text.rfind("\n", 0, start) + 1
+        index = bisect_right(self.breaks, start - 1)
+        line_start = self.breaks[index - 1] + 1 if index else 0
         line_end = self._line_end(behind)
         at_line_start = len(fence) >= 3 and len(self.text[line_start:start].strip(" ")) == 0
         if at_line_start and (fence[0] == "~" or "`" not in self.text[behind:line_end]):
@@ -192,8 +195,8 @@ class _Scanner:
         return end.end() if end else behind
 
     def _line_end(self, pos: int) -> int:
-        end = self.text.find("\n", pos)
-        return len(self.text) if end < 0 else end
+        index = bisect_right(self.breaks, pos - 1)
+        return self.breaks[index] if index < len(self.breaks) else len(self.text)
 
     def behind_json(self, start: int) -> int | None:
         """Behind a JSON object or array, or None where none begins."""
@@ -219,7 +222,9 @@ class _Scanner:
             return end + 2 if end >= 0 else start + 2
         if environment := _ENVIRONMENT.match(text, start):
             close = f"\\end{{{environment[1]}}}"
-            end = text.find(close, environment.end())
+            end = -1 if close in self.unclosed else text.find(close, environment.end())
+            if end < 0:
+                self.unclosed.add(close)
             return end + len(close) if end >= 0 else environment.end()
         command = _COMMAND.match(text, start)
         if command is None or command[0] == "\\n":  # no LaTeX command, but what people write for a new line
@@ -244,15 +249,22 @@ class _Scanner:
         """Behind the bracket that closes the one at ``start``, or None when that is too far away."""
         opener, closer = ("{", "}") if self.text[start] == "{" else ("[", "]")
         depth, limit = 0, start + (_LATEX_REACH if opener == "{" else 100)
+        limit = min(limit, start + max(2, self.group_budget))
+        read = limit
         for found in re.compile(rf"\\.|\n\s*\n|\{opener}|\{closer}").finditer(self.text, start, limit):
             if found[0] == opener:
                 depth += 1
+                if depth > _MAX_NESTED:
+                    read = found.end()
+                    break
             elif found[0] == closer:
                 depth -= 1
                 if depth == 0:
                     return found.end()
             elif found[0][0] != "\\":
-                return None  # an empty line ends every group
+                read = found.end()
+                break  # an empty line ends every group
+        self.group_budget -= read - start
         return None
 
     def behind_dollar(self, start: int) -> int:
@@ -284,7 +296,7 @@ class _Scanner:
     def at_brace(self, start: int) -> tuple[int, Mark | None]:  # noqa: PLR0911 - one line per kind
         text = self.text
         if self.is_subscript(start):
-            return self.behind_groups(start, gaps=False) or start + 1, None
+            return max(start + 1, self.behind_groups(start, gaps=False)), None
         if text.startswith("{{", start):
             return self.at_double_brace(start)
         if re.compile(r"\{\s*[\"}]").match(text, start):
@@ -372,7 +384,7 @@ def _end_of_source(text: str, pos: int) -> int:
         if close >= 0 and "\n" not in text[pos:close]:
             pos = close
     for found in re.compile(r"[()\n]").finditer(text, pos, pos + 4_000):
-        if found[0] == "\n":
+        if found[0] == "\n" or depth > _MAX_NESTED:
             return -1
         if found[0] == "(":
             depth += 1

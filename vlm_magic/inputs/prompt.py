@@ -139,7 +139,7 @@ def _value_parts(
 
 
 def _unknown_name(name: str, names: Mapping[str, object], where: str) -> PictureNotFoundError:
-    own = [key for key in names if not key.startswith("_")]
+    own = [key for key in names if not key.startswith("_") and key not in ("In", "Out")]
     near = near_names(name, own)
     if near:
         have, hint = ", ".join(near), f"{{{near[0]}}}"

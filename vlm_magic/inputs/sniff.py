@@ -182,6 +182,8 @@ def sequence_items(obj: Any) -> list[tuple[object, object]] | None:
     """The (key, value) pairs of a list, tuple, dict, Series or the like; None for anything else."""
     if isinstance(obj, dict):
         return list(obj.items())
+    if has_type(obj, "pandas.Series"):
+        return list(obj.items())  # by label: df.photo[3]
     if is_series(obj):
         return list(enumerate(obj))
     if has_type(obj, "numpy.ndarray") and kind_of(obj) == "object":
