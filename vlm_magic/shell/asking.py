@@ -43,11 +43,11 @@ class Call:
     dry_run: bool = False
 
     @classmethod
-    def split(cls, values: Mapping[str, object]) -> tuple[Call, dict[str, object]]:
+    def split(cls, values: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
         """The call, and the settings of the answer, from a line's parsed options."""
         own = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
         settings = {name: value for name, value in values.items() if name not in own}
-        return cls(**own), settings  # type: ignore[arg-type]
+        return cls(**own), settings
 
 
 def ask(
@@ -66,7 +66,9 @@ def ask(
         if call.raw
         else resolve_parts(parse_prompt(text), shell.user_ns, options=pictures or PictureOptions())
     )
-    ensure_engine(workspace)
+    remark = ensure_engine(workspace)
+    if remark:
+        print(remark)
     engine = workspace.engine(call.model)
     if call.dry_run:
         key = workspace.peek_key()
@@ -143,12 +145,12 @@ def show_bundle(bundle: Mapping[str, str]) -> None:
         display(dict(bundle), raw=True)
 
 
-def ensure_engine(workspace: Workspace) -> None:
-    """Load the starter, and say so, where nothing is loaded."""
+def ensure_engine(workspace: Workspace) -> str:
+    """Load the starter where nothing is loaded; what to tell the person, "" for nothing."""
     if workspace.has_engine:
-        return
+        return ""
     from vlm_magic.models.loading import describe
 
     engine = workspace.load()
     assert engine.loaded is not None
-    print(f"No model was loaded, so this is the starter: {describe(engine.loaded)}")
+    return f"No model was loaded, so this is the starter: {describe(engine.loaded)}"

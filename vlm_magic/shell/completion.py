@@ -13,7 +13,7 @@ from typing import Any
 from vlm_magic.inputs.pictures import is_picture_like
 from vlm_magic.shell.options import MAGICS, Magic
 
-__all__ = ["PromptCompleter"]
+__all__ = ["PromptCompleter", "picture_names_first"]
 
 _OPEN_BRACE = re.compile(r"(?<!\{)\{(?:\{\{)*([A-Za-z_]\w*)?$")
 _FLAG = re.compile(r"(?:^|\s)(-[\w-]*)$")
@@ -91,6 +91,11 @@ def _magic_of(line: str) -> Magic | None:
 
 def _flags(magic: Magic) -> list[str]:
     return [option.flags[-1] for option in magic.options]
+
+
+def picture_names_first(names: Mapping[str, object], begun: str) -> list[str]:
+    """Names that begin so, as the panel's box offers them."""
+    return [name for name, _ in _names(names, begun)]
 
 
 def _names(names: Mapping[str, object], begun: str) -> list[tuple[str, str]]:

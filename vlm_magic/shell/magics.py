@@ -11,6 +11,7 @@ from vlm_magic.errors import OptionError
 from vlm_magic.inputs.limits import FetchLimits, PictureOptions
 from vlm_magic.shell import asking, reports
 from vlm_magic.shell.cells import CellWatch
+from vlm_magic.shell.chat import ChatDesk
 from vlm_magic.shell.completion import PromptCompleter
 from vlm_magic.shell.options import help_text, magic, parse_line, parse_options_only
 from vlm_magic.shell.questions import allow_questions, forbid_questions
@@ -84,17 +85,32 @@ class VLMMagics(Magics):
         values = parse_options_only(line, magic("%vlm_reset").options, "%vlm_reset")
         reports.show_reset(self.workspace, _name(values))
 
-    def _ask(self, values: dict[str, object], text: str) -> None:
-        pictures = PictureOptions(
+    @line_magic
+    def vlm_chat(self, line: str) -> None:
+        values = parse_options_only(line, magic("%vlm_chat").options, "%vlm_chat")
+        session = self.workspace.session(_name(values))
+        desk = ChatDesk(
+            self.shell,
+            self.workspace,
+            session,
+            pictures=self._limits(),
+            save_thumbnails=self.save_thumbnails,
+        )
+        desk.open()
+
+    def _limits(self) -> PictureOptions:
+        return PictureOptions(
             max_megapixels=self.max_megapixels or None,
             fetch=FetchLimits(allow_hosts=tuple(self.allow_hosts), use_proxies=self.use_proxies),
         )
+
+    def _ask(self, values: dict[str, object], text: str) -> None:
         asking.ask(
             self.shell,
             self.workspace,
             values,
             text,
-            pictures=pictures,
+            pictures=self._limits(),
             save_thumbnails=self.save_thumbnails,
         )
 
@@ -103,6 +119,7 @@ class VLMMagics(Magics):
 for _function, _name_of_magic in (
     (VLMMagics.vlm_cell, "%%vlm"),
     (VLMMagics.vlm_line, "%vlm"),
+    (VLMMagics.vlm_chat, "%vlm_chat"),
     (VLMMagics.vlm_load, "%vlm_load"),
     (VLMMagics.vlm_status, "%vlm_status"),
     (VLMMagics.vlm_unload, "%vlm_unload"),

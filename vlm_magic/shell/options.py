@@ -145,6 +145,16 @@ MAGICS = (
         details="The rest of the line is the prompt as it stands, quotes and all.",
     ),
     Magic(
+        "%vlm_chat",
+        "",
+        "Open a conversation as a panel with an input box; cells and panel share it.",
+        (_CONVERSATION,),
+        details=(
+            "Enter sends, Shift+Enter starts a line; pictures come by paste, drag and drop, the file "
+            "chooser, or {name} of a variable. Text typed there may use names, attributes and items, but no calls."
+        ),
+    ),
+    Magic(
         "%vlm_load",
         "[MODEL]",
         "Load a model and keep it in the kernel; without a name, the starter.",
