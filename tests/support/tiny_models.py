@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["TINY", "Tiny", "folder_of", "tiny"]
+__all__ = ["TINY", "Tiny", "build_large", "copy_of", "folder_of", "tiny"]
 
 SIDE = 32  # pixels of a picture, or of a tile
 CORPUS = [
@@ -844,3 +844,62 @@ def build_instructblip(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder / "qformer_tokenizer")
+
+
+# ---- not tiny ----------------------------------------------------------------------------------
+
+
+def build_large(folder: Path, kind: str = "idefics3") -> Path:
+    """A random build of about 100 million parameters, for figures of memory and time.
+
+    Args:
+        folder: to write.
+        kind: "idefics3" or "llava".
+    """
+    torch.manual_seed(0)
+    wide = {
+        "hidden_size": 768,
+        "intermediate_size": 2304,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+    }
+    seeing = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 6}
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    if kind == "llava":
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        tokenizer = piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
+        text = {"model_type": "llama", **_llama(tokenizer, **wide, num_hidden_layers=12)}
+        config = LlavaConfig(
+            text_config=text,
+            vision_config=_clip_vision(**seeing),
+            **_ids(tokenizer, image_token_id="<image>"),
+        )
+        crop = {"height": SIDE, "width": SIDE}
+        pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=crop)
+        save(
+            folder, LlavaForConditionalGeneration(config), tokenizer, pictures, "LlavaProcessor",
+            template=LLAVA_CHAT, patch_size=8, vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+        )  # fmt: skip
+        return folder
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
+    tokenizer = byte_tokenizer(specials, bos="<|im_start|>", eos="<|im_end|>", pad="<|im_end|>")
+    config = Idefics3Config(
+        text_config={"model_type": "llama", **_llama(tokenizer, **wide, num_hidden_layers=12)},
+        vision_config=_vision(**seeing),
+        scale_factor=2,
+        pad_token_id=tokenizer.pad_token_id,
+        **_ids(tokenizer, image_token_id="<image>"),
+    )
+    edge = {"longest_edge": SIDE}
+    pictures = Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
+    save(
+        folder, Idefics3ForConditionalGeneration(config), tokenizer, pictures, "Idefics3Processor",
+        template="<|im_start|>" + IDEFICS_CHAT, image_seq_len=4,
+    )  # fmt: skip
+    return folder

@@ -42,6 +42,7 @@ __all__ = [
     "family_of",
     "forbidden_token_ids",
     "generating_parts",
+    "picture_token_ids",
     "prepare",
     "prepare_batch",
     "stop_token_ids",
@@ -236,8 +237,8 @@ def stop_token_ids(loaded: Loaded, settings: Settings) -> list[int]:
     return sorted(ids)
 
 
-def forbidden_token_ids(loaded: Loaded) -> list[int]:
-    """Tokens that must never be generated: they stand for pictures, and feeding one back without one fails."""
+def picture_token_ids(loaded: Loaded) -> list[int]:
+    """Tokens that stand for what is not text: pictures, and in some models videos and sounds."""
     ids: set[int] = set()
     config, processor = loaded.model.config, loaded.processor
     for owner in (config, processor):
@@ -247,7 +248,13 @@ def forbidden_token_ids(loaded: Loaded) -> list[int]:
                 if isinstance(value, int):
                     ids.add(value)
     words = [getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")]
-    ids.update(_known_ids(loaded, [*loaded.family.silent_words, *(w for w in words if w)]))
+    ids.update(_known_ids(loaded, [str(getattr(word, "content", word)) for word in words if word]))
+    return sorted(ids)
+
+
+def forbidden_token_ids(loaded: Loaded) -> list[int]:
+    """Tokens that must never be generated: they belong to pictures, and feeding one back without one fails."""
+    ids = {*picture_token_ids(loaded), *_known_ids(loaded, loaded.family.silent_words)}
     return sorted(ids - set(stop_token_ids(loaded, Settings())))
 
 

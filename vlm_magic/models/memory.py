@@ -13,6 +13,7 @@ import sys
 import traceback
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,7 +204,7 @@ def release(loaded: Loaded) -> int:
     model, device = loaded.model, loaded.device
     if model is None:
         return 0
-    held = [(weakref.ref(t), _stored_bytes(t)) for t in {id(t): t for t in _tensors_of(model)}.values()]
+    held = _holders(model)
     _take_off_hooks(model)
     loaded.model = loaded.processor = None
     loaded.__dict__.pop("control", None)
@@ -212,8 +213,20 @@ def release(loaded: Loaded) -> int:
     return sum(n for ref, n in held if ref() is None)
 
 
-def _stored_bytes(tensor: Any) -> int:
-    return sum(part.untyped_storage().nbytes() for part in _stored(tensor) if part.device.type != "meta")
+def _holders(model: Any) -> list[tuple[weakref.ref[Any], int]]:
+    """Each tensor of a model with the bytes that nothing before it in the list holds."""
+    seen: set[tuple[str, int]] = set()
+    holders = []
+    for tensor in _tensors_of(model):
+        n_bytes = 0
+        for part in _stored(tensor):
+            if part.device.type != "meta":
+                storage = part.untyped_storage()
+                place = (str(part.device), storage.data_ptr())
+                n_bytes += 0 if place in seen else storage.nbytes()
+                seen.add(place)
+        holders.append((weakref.ref(tensor), n_bytes))
+    return holders
 
 
 def _take_off_hooks(model: Any) -> None:
@@ -233,10 +246,8 @@ def give_back(device: str = "cpu") -> None:
     elif device == "mps":
         torch.mps.empty_cache()
     if sys.platform.startswith("linux"):
-        try:
+        with suppress(AttributeError, OSError):  # musl has none
             ctypes.CDLL(None).malloc_trim(0)
-        except (AttributeError, OSError):  # musl has none
-            pass
 
 
 # ---- running out -------------------------------------------------------------------------------
