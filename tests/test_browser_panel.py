@@ -377,3 +377,76 @@ def test_a_notebook_saved_by_a_person_converts_and_reruns_strictly(lab: Lab, bro
     assert page.locator(".vlm-transcript img").count() == 2
     shoot(page, "nbconvert")
     context.close()
+
+
+OLD_KERNEL = os.environ.get("VLM_MAGIC_OLD_KERNEL", "")  # a folder with ipykernel 6.30, nothing else
+need_old = pytest.mark.skipif(
+    not OLD_KERNEL, reason="VLM_MAGIC_OLD_KERNEL names no folder with ipykernel 6.30"
+)
+
+
+@pytest.mark.parametrize(
+    ("app", "kernel", "way"),
+    [
+        ("notebook", "python3", "Stop this answer"),
+        pytest.param("lab", "old", "interrupting the kernel", marks=need_old),
+        pytest.param("notebook", "old", "interrupting the kernel", marks=need_old),
+    ],
+)
+def test_stop_reaches_a_blocking_cell_everywhere(
+    tmp_path: Path, browser: Any, app: str, kernel: str, way: str
+) -> None:
+    if app == "notebook":
+        pytest.importorskip("notebook")
+    (tmp_path / "books").mkdir()
+    write_notebook(tmp_path / "books" / "stop.ipynb", SETUP, LONG, "print('next', 'cell')", kernel=kernel)
+    kernels = {"old": Path(OLD_KERNEL)} if OLD_KERNEL else {}
+    with (
+        running_lab(tmp_path / "books", app=app, kernels=kernels) as other,
+        browser_page(other, "stop.ipynb", browser=browser) as page,
+    ):
+        run_cell(page, 0)
+        run_cell(page, 1, wait=False)
+        page.wait_for_selector(".vlm-streaming")
+        stop = page.locator(".vlm-stop")
+        assert way in str(stop.get_attribute("title")), "it says what else it ends"
+        began = time.monotonic()
+        stop.click()
+        wait_idle(page)
+        assert time.monotonic() - began < 3.0
+        assert "stopped" in page.locator(".vlm-chat").inner_text()
+        run_cell(page, 2)
+        assert "next cell" in output_text(page, 2)
+
+
+def test_the_panel_is_accessible(lab: Lab, browser: Any) -> None:
+    axe = os.environ.get("VLM_MAGIC_AXE", "")
+    if not axe:
+        pytest.skip("VLM_MAGIC_AXE names no axe.min.js (npm pack axe-core)")
+    slow = CHAT.replace("tokens_per_s=40", "tokens_per_s=10")
+    write_notebook(lab.folder / "axe.ipynb", SETUP, "ask(tokens_per_s=0)", slow, "ask(use_panel=False)")
+    for dark in (False, True):
+        with browser_page(lab, "axe.ipynb", browser=browser, dark=dark) as page:
+            run_all(page)
+            page.add_script_tag(path=axe)
+
+            def violations(where: str, page: Any = page) -> list[str]:
+                run = "where => axe.run({include: [[where]]}, {resultTypes: ['violations']})"
+                found = page.evaluate(run, where)["violations"]
+                return [f"{v['id']}: {n['html'][:100]}" for v in found for n in v["nodes"]]
+
+            page.click("button[aria-label='Settings']")
+            page.locator(".vlm-composer .vlm-input").click()
+            page.keyboard.type("Go")
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".vlm-whole .vlm-streaming")
+            page.keyboard.type("see {be")
+            page.wait_for_selector(".vlm-names li")
+            assert violations(".vlm-whole") == []
+            assert violations(".vlm-transcript") == []
+            page.locator(".vlm-whole button[aria-label='Edit this message']").first.click()
+            assert violations(".vlm-whole") == []
+            page.keyboard.press("Escape")
+            page.locator(".vlm-pic[role=button]").first.click()
+            page.wait_for_selector("dialog.vlm-dialog")
+            assert violations("dialog") == []

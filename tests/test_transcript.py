@@ -45,9 +45,9 @@ def test_thumbnails_stand_at_their_place_in_the_text() -> None:
     html = exchange_bundle(answered(), thumbnail=thumbnail)["text/html"]
     order = [
         html.index("What changed between"),
-        html.index('alt="before'),
+        html.index('alt="picture before'),
         html.index(" and "),
-        html.index('alt="after'),
+        html.index('alt="picture after'),
     ]
     assert order == sorted(order)
     assert html.count("data:image/png;base64,") == 2

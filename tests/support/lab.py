@@ -54,6 +54,7 @@ class Lab:
     token: str
     folder: Path
     environment: dict[str, str] = field(repr=False, default_factory=dict)
+    app: str = "lab"
 
     def get(self, path: str) -> Any:
         """A GET of the server's API, decoded."""
@@ -96,6 +97,7 @@ def running_lab(
     app: str = "lab",
     extra_path: Sequence[Path] = (),
     environment: dict[str, str] | None = None,
+    kernels: dict[str, Path] | None = None,
 ) -> Iterator[Lab]:
     """Start JupyterLab (or ``app="notebook"``) in ``folder`` with settings of its own; stop it afterwards.
 
@@ -104,6 +106,7 @@ def running_lab(
         app: "lab" or "notebook".
         extra_path: folders that kernels can import from, beside this repository and tests/support.
         environment: further variables for server and kernels.
+        kernels: more kernels by name: this Python with another folder of packages before its own.
     """
     need_browser()
     port, token = _free_port(), secrets.token_hex(16)
@@ -132,9 +135,11 @@ def running_lab(
         *("--JupyterNotebookApp.expose_app_in_browser=True", "--LabApp.news_url="),
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
+    for name, packages in (kernels or {}).items():
+        _write_kernel(own / "data" / "kernels" / name, name, [packages, *paths])
     with log.open("wb") as out:
         server = subprocess.Popen(command, env=env, stdout=out, stderr=out, cwd=folder)
-    lab = Lab(f"http://127.0.0.1:{port}", token, folder, env)
+    lab = Lab(f"http://127.0.0.1:{port}", token, folder, env, app)
     try:
         _wait_for(lab, server, log)
         yield lab
@@ -145,6 +150,17 @@ def running_lab(
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def _write_kernel(folder: Path, name: str, path: Sequence[Path]) -> None:
+    folder.mkdir(parents=True)
+    spec = {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": name,
+        "language": "python",
+        "env": {"PYTHONPATH": os.pathsep.join(map(str, path))},
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec))
 
 
 def _wait_for(lab: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
@@ -217,7 +233,8 @@ def browser_page(
 
 def open_notebook(page: Any, lab: Lab, notebook: str) -> None:
     """Open a notebook and wait for its kernel."""
-    page.goto(f"{lab.url}/lab/tree/{notebook}?token={lab.token}&reset")
+    where = "lab/tree" if lab.app == "lab" else "notebooks"
+    page.goto(f"{lab.url}/{where}/{notebook}?token={lab.token}&reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     wait_idle(page)
 
@@ -297,7 +314,7 @@ def screenshot(page: Any, path: Path, selector: str = "") -> Path:
     return path
 
 
-def write_notebook(path: Path, *cells: str) -> Path:
+def write_notebook(path: Path, *cells: str, kernel: str = "python3") -> Path:
     """A notebook of code cells, with ids that a kernel can tell apart."""
     notebook = {
         "cells": [
@@ -311,7 +328,7 @@ def write_notebook(path: Path, *cells: str) -> Path:
             }
             for n, source in enumerate(cells)
         ],
-        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        "metadata": {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}},
         "nbformat": 4,
         "nbformat_minor": 5,
     }

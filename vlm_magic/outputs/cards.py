@@ -80,8 +80,9 @@ def _picture_html(picture: Picture, thumbnail: Thumbnailer | None) -> str:
     if not src:
         return f'<span class="vlm-pic vlm-pic-missing"{note}>[picture: {label}]</span>'
     size = _fit(picture, 160)
+    alt = f"picture {label.partition(', ')[0]}"
     return (
-        f'<span class="vlm-pic"{note}><img src="{src}" alt="{label}"{size}>'
+        f'<span class="vlm-pic"{note}><img src="{src}" alt="{alt}"{size}>'
         f'<span class="vlm-cap"><small>{label}</small></span></span>'
     )
 

@@ -18,8 +18,7 @@ export class Composer {
       placeholder: "Ask about your pictures",
       "aria-label": "Message to the model",
       "aria-autocomplete": "list",
-      "aria-expanded": "false",
-      role: "combobox",
+      "aria-haspopup": "listbox",
     });
     this.file = el("input", { type: "file", accept: "image/*", multiple: true, class: "vlm-unseen", tabindex: -1 });
     this.file.setAttribute("aria-label", "Picture files");
@@ -185,7 +184,6 @@ export class Composer {
     };
     this.list.replaceChildren(...names.map(option));
     this.list.hidden = false;
-    this.box.setAttribute("aria-expanded", "true");
     return this.choose(0);
   }
 
@@ -198,7 +196,6 @@ export class Composer {
 
   closeNames() {
     this.list.hidden = true;
-    this.box.setAttribute("aria-expanded", "false");
     this.box.removeAttribute("aria-activedescendant");
   }
 

@@ -219,10 +219,11 @@ export class TurnView {
     this.question.querySelectorAll(".vlm-pic").forEach((picture, index) => {
       const thumbnail = picture.querySelector("img");
       if (!thumbnail) return;
-      const open = () => this.openPicture(index, thumbnail);
+      const label = picture.querySelector(".vlm-cap")?.textContent ?? thumbnail.alt;
+      const open = () => this.openPicture(index, thumbnail.src, label);
       picture.setAttribute("role", "button");
       picture.setAttribute("tabindex", "0");
-      picture.setAttribute("aria-label", `Show ${thumbnail.alt} in full`);
+      picture.setAttribute("aria-label", `Show ${label} in full`);
       picture.addEventListener("click", open);
       picture.addEventListener("keydown", (event) => {
         if (event.key !== "Enter" && event.key !== " ") return;
@@ -234,8 +235,8 @@ export class TurnView {
   }
 
   /** The thumbnail at once, the full picture as soon as the kernel sends it. */
-  openPicture(index, thumbnail) {
-    const shown = openPicture(this.host, thumbnail.src, thumbnail.alt);
+  openPicture(index, src, label) {
+    const shown = openPicture(this.host, src, label);
     let url = "";
     this.store.onPicture = (message, bytes) => {
       if (message.id !== this.id || message.index !== index || !shown.dialog.isConnected) return;
