@@ -7,8 +7,9 @@ result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -97,9 +98,7 @@ class Scribe:
             text = "\n"
         return Row(ids, labelled, pictures, dialogue.turns[-1].skill)
 
-    def trees(
-        self, groups: Iterable[tuple[list[int], list[Row]]], device: torch.device | str = "cpu"
-    ) -> TreeBatch:
+    def trees(self, groups: Iterable[tuple[list[int], list[Row]]]) -> TreeBatch:
         """Pad groups of (pictures of the shared prefix, branches); no pictures: the opening token."""
         groups = list(groups)
         prefixes = [
@@ -122,8 +121,7 @@ class Scribe:
         length = torch.tensor([len(ids) for ids in prefixes])
         skills = [[row.skill for row in rows] for _, rows in groups]
         pictures = torch.tensor(rows_of, dtype=torch.long)
-        moved = (x.to(device) for x in (prefix, length, branch, labelled))
-        return TreeBatch(*moved, pictures, skills)
+        return TreeBatch(prefix, length, branch, labelled, pictures, skills)
 
 
 _SHORT = {
@@ -145,7 +143,7 @@ def _ask_many(
     rows: list[Row] = []
     for _ in range(12 * n):
         ask = make()
-        if ask is None:
+        if ask is None or MARK in ask.pattern:  # a pattern that names its pictures itself
             continue
         row = scribe.branch(word(rng, ask, 0), ask.answer, ask.skill)
         if shortest <= len(row.ids) <= longest:
@@ -161,7 +159,7 @@ def _tree_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, sma
     b = 2 if small else b
     skills = _LONG if kind == "long" else _SHORT
     names, weights = tuple(skills), tuple(skills.values())
-    groups = []
+    groups: list[tuple[list[int], list[Row]]] = []
     while len(groups) < b:
         truth, row = store.chart(rng) if kind == "chart" else store.scene(rng)
 
@@ -176,43 +174,41 @@ def _tree_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, sma
     return scribe.trees(groups)
 
 
+def _ask_two(rng: Random, scenes: Sequence[Scene]) -> Ask | None:
+    """A question about any two scenes."""
+    return PAIR_ASKERS[rng.choice(("which has more", "which has it", "look-up", "look-up"))](rng, scenes)
+
+
+def _ask_edit(rng: Random, edit: Edit) -> Ask | None:
+    """A question about a scene and its edited copy, or a step towards the difference."""
+    draw = rng.random()
+    if draw < 0.42:
+        return ask_difference(rng, edit)
+    if draw < 0.62:
+        return ask_same(rng, edit)
+    if draw < 0.72:
+        return ask_kind_of_change(rng, edit)
+    if draw < 0.84:
+        return ask_where_changed(rng, edit)
+    return PAIR_ASKERS[rng.choice(("which has it", "look-up"))](rng, edit[:2])
+
+
 def _pair_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, small: bool) -> TreeBatch:
     """Questions after two pictures: any two, or a scene and its edited copy."""
     b, k = (2, 10) if small else (7, 10)
     span = (6, 18) if rng.random() < 0.62 else (19, 27)
-    groups = []
+    groups: list[tuple[list[int], list[Row]]] = []
+    make: Callable[[], Ask | None]
     while len(groups) < b:
         if kind == "pair":
-            drawn = [store.scene(rng) for _ in range(2)]
-            scenes, rows_of = [s for s, _ in drawn], [r for _, r in drawn]
-
-            def make(scenes: list[Scene] = scenes) -> Ask | None:
-                return PAIR_ASKERS[rng.choice(("which has more", "which has it", "look-up", "look-up"))](
-                    rng, scenes
-                )
+            (one, i), (other, j) = store.scene(rng), store.scene(rng)
+            make = partial(_ask_two, rng, (one, other))
         else:
-            edit, handles = store.edit(rng, easy=kind == "easy edit")
-            rows_of = list(handles)
-
-            def make(edit: Edit = edit) -> Ask | None:
-                draw = rng.random()
-                if draw < 0.42:
-                    return ask_difference(rng, edit)
-                if draw < 0.62:
-                    return ask_same(rng, edit)
-                if draw < 0.72:
-                    return ask_kind_of_change(rng, edit)
-                if draw < 0.84:
-                    return ask_where_changed(rng, edit)
-                return PAIR_ASKERS[rng.choice(("which has it", "look-up"))](rng, edit[:2])
-
-        def unmarked(make: Callable[[], Ask | None] = make) -> Ask | None:
-            ask = make()
-            return None if ask is None or MARK in ask.pattern else ask
-
-        rows = _ask_many(rng, scribe, k, unmarked, *span)
+            edit, (i, j) = store.edit(rng, easy=kind == "easy edit")
+            make = partial(_ask_edit, rng, edit)
+        rows = _ask_many(rng, scribe, k, make, *span)
         if rows:
-            groups.append((rows_of, rows))
+            groups.append(([i, j], rows))
     return scribe.trees(groups)
 
 

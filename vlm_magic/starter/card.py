@@ -1,7 +1,7 @@
 """Write `CARD.md`: what the starter is, how it was made, what it was measured to be right about.
 
-Knows nothing of how anything is measured. Neighbour: `evaluate`, which calls it; `STORY` holds the facts of
-the training that produced the shipped weights.
+Knows nothing of how anything is measured. Neighbour: `evaluate`, which calls it; `_STORY` holds the facts
+of the training that made the shipped weights.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ It is meant for first steps, lessons and tests; it knows nothing of photographs.
 |---|---|
 | architecture | Idefics3 of transformers, {parameters:,} parameters; any picture becomes 36 image tokens |
 | files | {megabytes:.1f} MB in all, weights in bfloat16 |
-| loads with | `AutoModelForImageTextToText` and `AutoProcessor`, without custom code and without torchvision
-|
+| loads with | `AutoModelForImageTextToText` and `AutoProcessor`; no custom code, no torchvision |
 | weights | sha256 `{digest}` |
 
 Its world: {world}
@@ -43,6 +42,13 @@ brown, black, white and grey, one to four on a plain background (white, black, g
 pink), as people draw them with PIL and matplotlib; bar charts of two to four coloured bars. Pictures of any
 size; they are scaled to a square of 96 pixels, so an object should take up at least a tenth of the picture's
 width and height.
+"""
+
+_STORY = """\
+
+## Training
+
+STORY TO BE WRITTEN
 """
 
 
@@ -59,12 +65,11 @@ def write_card(results: Sequence[Result], weights: Path, path: Path) -> None:
         weights: The folder it was measured on.
         path: Where the card goes.
     """
-    story = (Path(__file__).parent / "TRAINING.md").read_text("utf-8")
     size = sum(f.stat().st_size for f in weights.iterdir())
     text = _INTRODUCTION.format(
         parameters=_n_parameters(weights), megabytes=size / 1e6, digest=hash_of(weights), world=_WORLD
     )
-    text += "\n" + story + "\n" + _table(results) + _by_case(results) + _confusions(results)
+    text += _STORY + _table(results) + _by_case(results) + _by_kind(results) + _confusions(results)
     path.write_text(text, "utf-8")
 
 
@@ -131,6 +136,18 @@ def _by_case(results: Iterable[Result]) -> str:
         for k in order
         if k in by_size
     ]
+    return "\n".join(lines) + "\n"
+
+
+def _by_kind(results: Iterable[Result]) -> str:
+    """The finer skills within those that hold several."""
+    lines = ["\n## Within the mixed skills\n", "| question | accuracy | questions |\n|---|---|---|"]
+    for r in results:
+        if r.name in ("held-out wordings", "difference", "drawn by matplotlib", "look-up"):
+            lines += [
+                f"| {r.name}: {k.split(': ')[-1]} | {sum(v) / len(v):.3f} | {len(v)} |"
+                for k, v in sorted(r.kinds.items())
+            ]
     return "\n".join(lines) + "\n"
 
 

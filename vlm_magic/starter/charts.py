@@ -118,7 +118,7 @@ def plot_chart(chart: Chart) -> Chart:
         names = rng.sample(
             ["red", "tea", "cats", "May", "Ann", "Bob", "2021", "east", "west", "x", "y", "z"], len(values)
         )
-    edge = {"edgecolor": "black"} if chart.look & 8 else {}
+    edge: dict[str, Any] = {"edgecolor": "black"} if chart.look & 8 else {}
     pitch = chart.bars[1].x - chart.bars[0].x if len(chart.bars) > 1 else 1.0
     patches = axes.bar(
         range(len(values)),

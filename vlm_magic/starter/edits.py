@@ -30,9 +30,10 @@ def plan_edit(rng: Random, *, most: int = 4, kind: str | None = None) -> Edit:
         most: Objects on the first scene at most.
         kind: One of `CHANGES`; by chance if not given.
     """
-    while True:
-        if edit := _try_edit(rng, most, kind):
-            return edit
+    edit = None
+    while edit is None:  # a drawn scene does not always allow the drawn change
+        edit = _try_edit(rng, most, kind)
+    return edit
 
 
 def _try_edit(rng: Random, most: int, kind: str | None) -> Edit | None:
@@ -82,8 +83,8 @@ def _colour(rng: Random, scene: Scene, i: int) -> Edited:
     new = _newcomer(rng, scene, colour_only=True)
     if new is None:
         return None
-    return _swap(scene, i, replace(thing, colour=new.colour, rgb=new.rgb)), f"The {name_of(thing)} became "
-    f"{new.colour}."
+    repainted = replace(thing, colour=new.colour, rgb=new.rgb)
+    return _swap(scene, i, repainted), f"The {name_of(thing)} became {new.colour}."
 
 
 def _shape(rng: Random, scene: Scene, i: int) -> Edited:

@@ -75,6 +75,8 @@ class Result:
     """(objects on the first picture, its longer side in pixels, right or not)."""
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(right answer, given answer)."""
+    kinds: dict[str, list[bool]] = field(default_factory=dict)
+    """Right or not, by the finer skill of the turn ("difference: colour")."""
 
     @property
     def accuracy(self) -> float:
@@ -106,6 +108,7 @@ def run(skill: Skill, n: int, new_session: Callable[[], Asks], seed: str = "eval
             result.n += 1
             result.n_right += right
             result.answers[turn.answer, given] += 1
+            result.kinds.setdefault(turn.skill, []).append(right)
             if dialogue.pictures:
                 first = dialogue.pictures[0]
                 size = len(first.objects) if isinstance(first, Scene) else len(first.bars)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -46,32 +46,32 @@ class FeatureStore:
     truths: list[Scene | Chart]
     edits: list[StoredEdit]
     most: int = 6
-    scenes: list[int] = None  # type: ignore[assignment]
-    charts: list[int] = None  # type: ignore[assignment]
-    easy_edits: list[StoredEdit] = None  # type: ignore[assignment]
+    scenes: list[int] = field(init=False)
+    charts: list[int] = field(init=False)
+    easy_edits: list[StoredEdit] = field(init=False)
+
+    def __post_init__(self) -> None:
+        sizes = [len(t.objects) if isinstance(t, Scene) else 0 for t in self.truths]
+        self.scenes = [i for i, t in enumerate(self.truths) if isinstance(t, Scene)]
+        self.charts = [i for i, t in enumerate(self.truths) if isinstance(t, Chart)]
+        self.easy_edits = [e for e in self.edits if max(sizes[e[0]], sizes[e[1]]) <= 2]
 
     @classmethod
     def load(cls, folder: Path) -> FeatureStore:
         """Open all parts in a folder."""
-        parts, truths, edits = [], [], []
+        store = cls([], [], [])
         for path in sorted(folder.glob("features_*.npy")):
-            offset = len(truths)
-            part = np.load(path, mmap_mode="r")
-            more, pairs = pickle.loads(path.with_suffix(".pickle").read_bytes())  # our own file
-            parts.append(part)
-            truths += more
-            edits += [(i + offset, j + offset, kind, text) for i, j, kind, text in pairs]
-        store = cls(parts, truths, edits)
-        store.scenes = [i for i, t in enumerate(truths) if isinstance(t, Scene)]
-        store.charts = [i for i, t in enumerate(truths) if isinstance(t, Chart)]
-        store.easy_edits = [
-            e for e in edits if max(len(truths[e[0]].objects), len(truths[e[1]].objects)) <= 2
-        ]  # type: ignore[union-attr]
+            offset = len(store.truths)
+            store.parts.append(np.load(path, mmap_mode="r"))
+            truths, edits = pickle.loads(path.with_suffix(".pickle").read_bytes())  # our own file
+            store.truths += truths
+            store.edits += [(i + offset, j + offset, kind, text) for i, j, kind, text in edits]
+        store.__post_init__()
         return store
 
     def features(self, rows: Sequence[int]) -> Tensor:
         """Features of some rows, (n, patches, width) bfloat16."""
-        size = len(self.parts[0])
+        size = len(self.parts[0])  # all parts but the last are of one size
         picked = np.stack([self.parts[r // size][r % size] for r in rows])
         return torch.from_numpy(picked).view(torch.bfloat16)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-__all__ = ["MARK", "RULES", "roughen", "spell", "to_regex", "unfold"]
+__all__ = ["MARK", "RULES", "roughen", "spell", "unfold"]
 
 MARK = "\ufffc"
 """Stands in a wording where a picture stands (Unicode's object replacement character)."""
@@ -32,21 +33,31 @@ RULES: dict[str, str] = {
     "chart": "[the|this] [chart|chart|bar chart|graph|bar graph|plot|diagram|picture|image|figure]",
 }
 
-Node = str | tuple["Branches", ...] | list["Node"]
-Branches = list[Node]
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    options: tuple[_Sequence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    name: str
+
+
+_Sequence = tuple[str | _Choice | _Slot, ...]
 
 
 @cache
-def _parse(pattern: str) -> tuple[object, ...]:
-    """A pattern as a sequence of literals (str), slots (("<", name)) and choices (("|", sequences))."""
+def _parse(pattern: str) -> _Sequence:
+    """A pattern as a sequence of literals, slots and choices."""
     sequence, end = _parse_from(pattern, 0, top=True)
     if end != len(pattern):
         raise ValueError(f"unbalanced bracket in {pattern!r}")
     return sequence
 
 
-def _parse_from(pattern: str, i: int, *, top: bool = False) -> tuple[tuple[object, ...], int]:
-    items: list[object] = []
+def _parse_from(pattern: str, i: int, *, top: bool = False) -> tuple[_Sequence, int]:
+    items: list[str | _Choice | _Slot] = []
     literal = ""
     while i < len(pattern):
         c = pattern[i]
@@ -62,10 +73,10 @@ def _parse_from(pattern: str, i: int, *, top: bool = False) -> tuple[tuple[objec
                 if pattern[i] == "]":
                     break
                 i += 1
-            items.append(("|", tuple(options)))
+            items.append(_Choice(tuple(options)))
         elif c == "<":
             end = pattern.index(">", i)
-            items += [literal, ("<", pattern[i + 1 : end])]
+            items += [literal, _Slot(pattern[i + 1 : end])]
             literal, i = "", end
         else:
             literal += c
@@ -88,43 +99,17 @@ def unfold(rng: Random, pattern: str, slots: Mapping[str, str] | None = None) ->
     return re.sub(r" +([?.!,:])", r"\1", re.sub(r"  +", " ", text)).strip()
 
 
-def _unfold(rng: Random, sequence: tuple[object, ...], slots: Mapping[str, str]) -> str:
+def _unfold(rng: Random, sequence: _Sequence, slots: Mapping[str, str]) -> str:
     out = []
     for item in sequence:
         if isinstance(item, str):
             out.append(item)
-            continue
-        kind, value = item  # type: ignore[misc]
-        if kind == "|":
-            out.append(_unfold(rng, value[int(rng.random() * len(value))], slots))
-        else:
-            lower = value[0].lower() + value[1:]
-            text = _unfold(
-                rng,
-                _parse(slots.get(lower) or RULES[lower]) if lower not in slots else _parse(slots[lower]),
-                slots,
-            )
-            out.append(text[:1].upper() + text[1:] if value[0].isupper() else text)
-    return "".join(out)
-
-
-def to_regex(pattern: str, slots: Mapping[str, str]) -> str:
-    """The regular expression of all wordings of a pattern; slots are regular expressions."""
-    return _to_regex(_parse(pattern), slots)
-
-
-def _to_regex(sequence: tuple[object, ...], slots: Mapping[str, str]) -> str:
-    out = []
-    for item in sequence:
-        if isinstance(item, str):
-            out.append(re.escape(item))
-            continue
-        kind, value = item  # type: ignore[misc]
-        if kind == "|":
-            out.append("(?:" + "|".join(_to_regex(option, slots) for option in value) + ")")
-        else:
-            lower = value[0].lower() + value[1:]
-            out.append(slots[lower] if lower in slots else _to_regex(_parse(RULES[lower]), slots))
+        elif isinstance(item, _Choice):
+            out.append(_unfold(rng, item.options[int(rng.random() * len(item.options))], slots))
+        else:  # <A> is <a> at the beginning of a sentence
+            name = item.name[0].lower() + item.name[1:]
+            text = _unfold(rng, _parse(slots[name] if name in slots else RULES[name]), slots)
+            out.append(text[:1].upper() + text[1:] if item.name[0].isupper() else text)
     return "".join(out)
 
 

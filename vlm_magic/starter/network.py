@@ -102,8 +102,8 @@ class TreeBatch:
 
     def to(self, device: torch.device | str) -> TreeBatch:
         """The same batch on a device; its pictures' numbers stay where they are."""
-        moved = (x.to(device) for x in (self.prefix, self.prefix_length, self.branch, self.labelled))
-        return TreeBatch(*moved, self.pictures, self.skills)
+        prefix, length, branch = self.prefix.to(device), self.prefix_length.to(device), self.branch.to(device)
+        return TreeBatch(prefix, length, branch, self.labelled.to(device), self.pictures, self.skills)
 
 
 def tree_logits(
@@ -234,4 +234,5 @@ def _split(x: Tensor, heads: int) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
+    weights: Tensor = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
+    return weights @ v

@@ -72,7 +72,7 @@ class Trainer:
             flat = torch.cat([g.reshape(-1) for g in grads])
             dist.all_reduce(flat)
             flat /= n_ranks()
-            for p, part in zip(self.parameters, flat.split([g.numel() for g in grads]), strict=True):
+            for p, part in zip(self.parameters, torch.split(flat, [g.numel() for g in grads]), strict=True):
                 p.grad = part.view_as(p)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimiser, base in zip(self.optimisers, self._base, strict=True):

@@ -193,8 +193,9 @@ def draw_scene(
 def in_reading_order(things: Sequence[Thing]) -> tuple[Thing, ...]:
     """Order left to right; objects of one column (centres within 2 % of the width) top to bottom."""
 
-    def before(one: Thing, other: Thing) -> float:
-        return one.y - other.y if abs(one.x - other.x) <= 0.02 else one.x - other.x
+    def before(one: Thing, other: Thing) -> int:
+        gap = one.y - other.y if abs(one.x - other.x) <= 0.02 else one.x - other.x
+        return (gap > 0) - (gap < 0)
 
     return tuple(sorted(things, key=cmp_to_key(before)))
 

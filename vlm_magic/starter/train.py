@@ -200,8 +200,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--device", default="cpu", help="cpu, or cuda for the same steps on a GPU in one process"
     )
-    parser.add_argument("--text-steps", type=int, default=Recipe.text_steps)
-    parser.add_argument("--vision-steps", type=int, default=Recipe.vision_steps)
+    parser.add_argument("--text-steps", type=int, default=Recipe().text_steps)
+    parser.add_argument("--vision-steps", type=int, default=Recipe().vision_steps)
     parser.add_argument(
         "--port", type=int, default=29517, help="of the processes' meeting point on this machine"
     )
@@ -215,10 +215,10 @@ def main(argv: list[str] | None = None) -> None:
     if workers == 1:
         train(recipe, given.work, given.out)
         return
-    import torch.multiprocessing as mp
+    from torch.multiprocessing.spawn import spawn
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    mp.spawn(_worker, (recipe, given.work, given.out, given.port), nprocs=workers)  # type: ignore[no-untyped-call]
+    spawn(_worker, (recipe, given.work, given.out, given.port), nprocs=workers)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -132,7 +132,9 @@ def targets_of(truths: Sequence[Truth]) -> dict[str, Tensor]:
 
 def head_loss(outputs: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum of the parts' losses, and the head's outputs by part."""
-    parts = dict(zip(_PARTS, outputs.float().split(list(_PARTS.values()), -1), strict=True))  # (N, 36, ...)
+    parts = dict(
+        zip(_PARTS, torch.split(outputs.float(), list(_PARTS.values()), -1), strict=True)
+    )  # (N, 36, ...)
     n, cells = targets["kind"].shape
     busy = targets["kind"] > 0
     places = torch.arange(cells, device=outputs.device).expand(n, cells)
