@@ -151,7 +151,8 @@ MAGICS = (
         (_CONVERSATION,),
         details=(
             "Enter sends, Shift+Enter starts a line; pictures come by paste, drag and drop, the file "
-            "chooser, or {name} of a variable. Text typed there may use names, attributes and items, but no calls."
+            "chooser, or {name} of a variable. Text typed there may use names, attributes and items, "
+            "but no calls."
         ),
     ),
     Magic(
