@@ -14,6 +14,7 @@ ALLOWED_TAGS = set(
         mtable mtr mtd mstyle mpadded mphantom menclose mmultiscripts mprescripts mfenced merror""",
     )
 )
+OUR_STYLES = ("display:none", "display:block", "display:inline-block;vertical-align:middle")
 URL_ATTRIBUTES = {
     "href",
     "src",
@@ -122,7 +123,7 @@ def live_things(html: str) -> list[str]:
             is_link = (
                 tag == "a" and name == "href" and re.match(r"(https?|mailto):", value or "", re.IGNORECASE)
             )
-            is_ours = tag == "span" and name == "style" and value == "display:none"
+            is_ours = tag == "span" and name == "style" and value in OUR_STYLES
             if name.startswith(("on", "data-")) or name in URL_ATTRIBUTES - ({"href"} if is_link else set()):
                 found.append(f"{tag}@{name}={value}")
             if name in ("style", "id", "name", "srcdoc") and not is_ours:

@@ -26,6 +26,7 @@ __all__ = [
     "question_html",
     "question_text",
     "speaker",
+    "thumbnail_src",
     "waiting_text",
 ]
 
@@ -35,6 +36,8 @@ Thumbnailer: TypeAlias = Callable[[Picture], str]
 _RASTER = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+={0,2}")
 _MAX_THUMBNAIL_CHARS = 60_000  # of one data URI; ours have about 10,000
 _MAX_NAME_CHARS = 60
+_PIC_STYLE = "display:inline-block;vertical-align:middle"  # where the style sheet is stripped, these stay
+_CAP_STYLE = "display:block"
 
 _ENDINGS = {
     "stop": "",
@@ -75,19 +78,19 @@ def _picture_html(picture: Picture, thumbnail: Thumbnailer | None) -> str:
     """One thumbnail with its caption; the sizes are attributes, for sites that strip styles."""
     label = escape(picture_label(picture))
     title = escape(clean_text(picture.note))
-    src = _thumbnail_src(picture, thumbnail)
+    src = thumbnail_src(picture, thumbnail)
     note = f' title="{title}"' if title else ""
     if not src:
         return f'<span class="vlm-pic vlm-pic-missing"{note}>[picture: {label}]</span>'
     size = _fit(picture, 160)
     alt = f"picture {label.partition(', ')[0]}"
     return (
-        f'<span class="vlm-pic"{note}><img src="{src}" alt="{alt}"{size}>'
-        f'<span class="vlm-cap"><small>{label}</small></span></span>'
+        f'<span class="vlm-pic" style="{_PIC_STYLE}"{note}><img src="{src}" alt="{alt}"{size}>'
+        f'<span class="vlm-cap" style="{_CAP_STYLE}"><small>{label}</small></span></span>'
     )
 
 
-def _thumbnail_src(picture: Picture, thumbnail: Thumbnailer | None) -> str:
+def thumbnail_src(picture: Picture, thumbnail: Thumbnailer | None) -> str:
     """The data URI of a thumbnail if it is raster data of a modest size, else ""."""
     if thumbnail is None:
         return ""
