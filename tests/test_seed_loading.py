@@ -1,13 +1,14 @@
-"""The code examples that this project began from, about loading, templates, quantisation, splitting and labels.
+"""The code examples that this project began from: loading, templates, quantisation, splitting, labels.
 
-Each is done twice on a tiny build of the model it names: as the guide writes it, with transformers alone, and through
-this package. The prompts must be the same tokens, the settings the same, the answers the same.
+Each is done twice on a tiny build of the model it names: as the guide writes it, with transformers alone,
+and through this package. The prompts must be the same tokens, the settings the same, the answers the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -125,7 +126,7 @@ def test_guide_streams_the_answer_word_by_word(idefics2: Loaded) -> None:
     for chunk in LocalEngine(idefics2).stream(turns, Settings(max_tokens=12)):
         so_far += chunk.text
         values.append(so_far)
-    assert all(later.startswith(earlier) for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in pairwise(values))
     assert END not in values[-1]
 
 
@@ -262,7 +263,10 @@ def test_idefics_loads_in_4_bits() -> None:
 
 
 LIST = "['animals', 'vegetables', 'city landscape', 'cars', 'office']"
-TOWER = "An image of the Eiffel Tower at night. Fun fact: the Eiffel Tower is the same height as an 81-storey building."
+TOWER = (
+    "An image of the Eiffel Tower at night. Fun fact: the Eiffel Tower is the same height as an "
+    "81-storey building."
+)
 IDEFICS_EXAMPLES: dict[str, Sequence[str | int]] = {
     "captioning without a word": [1],
     "prompted captioning": [1, "This is an image of "],
@@ -280,7 +284,8 @@ IDEFICS_EXAMPLES: dict[str, Sequence[str | int]] = {
         "Question: Where are these people and what's the weather like? Answer:",
     ],
     "image classification": [
-        f"Instruction: Classify the following image into a single category from the following list: {LIST}.\n",
+        "Instruction: Classify the following image into a single category from the following list: "
+        f"{LIST}.\n",
         1,
         "Category: ",
     ],
@@ -325,7 +330,7 @@ def test_idefics_runs_in_batch_mode(idefics: Loaded) -> None:
 def test_idefics_instruct_conversation() -> None:
     loaded = tiny("idefics-instruct")
     processor = processor_of("idefics-instruct")
-    said = "This picture depicts Idefix, the dog of Obelix in Asterix and Obelix. Idefix is running on the ground."
+    said = "This picture depicts Idefix, the dog of Obelix in Asterix and Obelix. Idefix is running."
     prompts = [
         [
             "User: What is in this image?",

@@ -1,8 +1,10 @@
 """Time and memory of loading: what we add to `from_pretrained`, and estimates against real bytes.
 
-Run: ``python tests/benchmarks/bench_loading.py``. Random builds of about 100 million parameters and the starter; one
-thread. Prints two tables.
+Run: ``python tests/benchmarks/bench_loading.py``. Random builds of about 100 million parameters and the
+starter; one thread. Prints two tables.
 """
+
+# ruff: noqa: E402  (the paths and the switch must be set before anything is imported)
 
 from __future__ import annotations
 
@@ -50,9 +52,8 @@ def overhead(name: str, folder: Path, n_rounds: int) -> None:
     plain(folder), load_model(model)
     pairs = [(seconds(lambda: plain(folder)), seconds(lambda: load_model(model))) for _ in range(n_rounds)]
     ours, theirs = (statistics.median(pair[i] for pair in pairs) for i in (1, 0))
-    print(
-        f"{name:14} from_pretrained {theirs:7.3f} s   load_model {ours:7.3f} s   {100 * (ours / theirs - 1):+5.1f} %"
-    )
+    more = 100 * (ours / theirs - 1)
+    print(f"{name:14} from_pretrained {theirs:7.3f} s   load_model {ours:7.3f} s   {more:+5.1f} %")
 
 
 def estimates(name: str, folder: Path) -> None:
@@ -66,11 +67,15 @@ def estimates(name: str, folder: Path) -> None:
             real = memory.real_bytes(loaded.model)
             theirs = loaded.model.get_memory_footprint()
             back = memory.release(loaded)
-            print(
-                f"{name:9} {quantize or 'none':13} {dtype:9} estimate {made.weights_bytes / 1e6:7.1f} MB   real {real / 1e6:7.1f} MB   "
-                f"{100 * (made.weights_bytes / real - 1):+6.2f} %   transformers says {theirs / 1e6:7.1f} MB   "
-                f"came back {back / 1e6:7.1f} MB   {took:.2f} s"
-            )
+            off = 100 * (made.weights_bytes / real - 1)
+            figures = {
+                "estimate": made.weights_bytes,
+                "real": real,
+                "transformers": theirs,
+                "came back": back,
+            }
+            shown = "   ".join(f"{word} {n_bytes / 1e6:6.1f} MB" for word, n_bytes in figures.items())
+            print(f"{name:9} {quantize or 'none':13} {dtype:9} {shown}   off {off:+.2f} %   {took:.2f} s")
 
 
 def main() -> None:

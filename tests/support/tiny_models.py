@@ -1,35 +1,49 @@
 """Tiny random builds of real architectures: configuration, tokenizer, chat template, processor, weights.
 
-Each is made in about a tenth of a second, saved to a folder and loaded again through `load_model`, so tests walk the
-same path as people. The tokenizers are trained on the spot with the family's own special tokens; the chat templates
-are written here in the form that the family uses. The weights are random: nothing these models say means anything.
+Each is made in about a tenth of a second, saved to a folder and loaded again through `load_model`, so tests
+walk the same path as people. The tokenizers are trained on the spot with the family's own special tokens;
+the chat templates are written here in the form that the family uses. The weights are random: nothing these
+models say means anything.
 
 A new family is one function here with `@builder` above it, and one row in `vlm_magic.models.families`.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_parts import (
+    SIDE,
+    byte_tokenizer,
+    clip_vision,
+    ends_of,
+    ids_of,
+    llama_text,
+    piece_tokenizer,
+    qformer,
+    save,
+    vision,
+    wake,
+)
+from tiny_templates import (
+    GEMMA_CHAT,
+    IDEFICS_CHAT,
+    INTERN_CHAT,
+    LLAMA_CHAT,
+    LLAVA_CHAT,
+    MISTRAL_CHAT,
+    QWEN_TEXT_CHAT,
+    QWEN_VL_CHAT,
+)
 
 __all__ = ["TINY", "Tiny", "build_large", "copy_of", "folder_of", "tiny"]
-
-SIDE = 32  # pixels of a picture, or of a tile
-CORPUS = [
-    "User: What do we see in this image? Assistant: In this image we can see two cats on the nets.",
-    "And how about this image? In this image we can see flowers, plants and insect.",
-    "This is an image of the Eiffel Tower in Paris, France. Describe this image. Question: Answer: Story: Category:",
-    "the quick brown fox jumps over the lazy dog 0123456789 {}[]()<>|/_-+*.,;:!?'\"\n\t",
-] * 4
 
 
 @dataclass(frozen=True)
@@ -102,216 +116,7 @@ def tiny(name: str) -> Any:
     return load_model(folder_of(name))
 
 
-# ---- tokenizers --------------------------------------------------------------------------------
-
-
-def byte_tokenizer(
-    specials: Sequence[str],
-    *,
-    words: Sequence[str] = (),
-    bos: str | None = None,
-    eos: str,
-    pad: str | None = None,
-    adds_bos: bool = False,
-    named: dict[str, str] | None = None,
-) -> Any:
-    """A byte-level BPE, as of GPT-2, Llama 3 and Qwen.
-
-    Args:
-        specials: special tokens, in the order of their ids.
-        words: added tokens that are not special.
-        bos: opening token.
-        eos: end token.
-        pad: padding token.
-        adds_bos: whether the tokenizer writes the opening token by itself.
-        named: further named tokens of the tokenizer, such as ``image_token``.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.train_from_iterator(
-        CORPUS,
-        trainers.BpeTrainer(
-            vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-        ),
-    )
-    return _finished(core, specials, words, bos, eos, pad, adds_bos, named)
-
-
-def piece_tokenizer(
-    specials: Sequence[str],
-    *,
-    words: Sequence[str] = (),
-    bos: str | None = "<s>",
-    eos: str = "</s>",
-    pad: str | None = None,
-    adds_bos: bool = True,
-    named: dict[str, str] | None = None,
-    prefix: bool = True,
-) -> Any:
-    """A BPE over pieces with ``▁`` for spaces and bytes for the rest, as of Llama 2, Mistral and Gemma.
-
-    Args:
-        specials: special tokens beside ``<unk>``, in the order of their ids.
-        words: added tokens that are not special.
-        bos: opening token.
-        eos: end token.
-        pad: padding token.
-        adds_bos: whether the tokenizer writes the opening token by itself.
-        named: further named tokens.
-        prefix: whether the first word of a text gets a space (Llama 2), or not (Gemma).
-    """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    core.normalizer = normalizers.Sequence(
-        [*([normalizers.Prepend("▁")] if prefix else []), normalizers.Replace(" ", "▁")]
-    )
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    core.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
-    core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    unknown_and_bytes = ["<unk>", *(f"<0x{value:02X}>" for value in range(256))]
-    core.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=480, special_tokens=unknown_and_bytes, show_progress=False)
-    )
-    state = json.loads(core.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] == "<unk>"]
-    state["pre_tokenizer"] = None
-    return _finished(Tokenizer.from_str(json.dumps(state)), specials, words, bos, eos, pad, adds_bos, named)
-
-
-def _finished(
-    core: Any,
-    specials: Sequence[str],
-    words: Sequence[str],
-    bos: str | None,
-    eos: str,
-    pad: str | None,
-    adds_bos: bool,
-    named: dict[str, str] | None,
-) -> Any:
-    from tokenizers import AddedToken, processors
-    from transformers import PreTrainedTokenizerFast
-
-    order = [token for token in dict.fromkeys([pad, bos, eos, *specials]) if token]
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in order])
-    core.add_tokens([AddedToken(word, special=False, normalized=False) for word in words])
-    if adds_bos and bos:
-        core.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, core.token_to_id(bos))]
-        )
-    options: dict[str, Any] = {"bos_token": bos} if bos else {}
-    extra = [token for token in specials if token not in (bos, eos, pad)]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token=eos,
-        pad_token=pad,
-        extra_special_tokens={**named} if named else extra,
-        clean_up_tokenization_spaces=False,
-        model_max_length=2048,
-        **options,
-    )
-
-
-# ---- saving ------------------------------------------------------------------------------------
-
-
-def save(
-    folder: Path,
-    model: Any,
-    tokenizer: Any,
-    image_processor: Any,
-    processor_class: str,
-    *,
-    template: str | None = None,
-    **settings: Any,
-) -> None:
-    """Write the folder in the layout of a hub checkpoint, without making a processor (some need torchvision)."""
-    folder.mkdir(parents=True)
-    model.config.architectures = [type(model).__name__]
-    with _quiet():
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    image_processor.save_pretrained(folder)
-    _update(folder / "preprocessor_config.json", processor_class=processor_class)
-    _update(folder / "processor_config.json", processor_class=processor_class, **settings)
-    if template is not None:
-        (folder / "chat_template.jinja").write_text(template, "utf-8")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
-
-
-def _update(path: Path, **values: Any) -> None:
-    state = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    path.write_text(json.dumps({**state, **values}, indent=1), "utf-8")
-
-
-def _wake(model: Any, *names: str) -> None:
-    """Give parameters that start as zeros, so that pictures would have no effect, other values."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.rpartition(".")[2] in names:
-                parameter.normal_(0, 0.5)
-
-
-def _ids(tokenizer: Any, **names: str) -> dict[str, int]:
-    return {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
-
-
-def _ends(tokenizer: Any) -> dict[str, Any]:
-    return {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-
-
-def _llama(tokenizer: Any, **more: Any) -> dict[str, Any]:
-    """A two-layer Llama-like text configuration."""
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 2048,
-        **_ends(tokenizer),
-        **more,
-    }
-
-
-def _vision(**more: Any) -> dict[str, Any]:
-    """A two-layer vision transformer configuration."""
-    return {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": SIDE,
-        "patch_size": 8,
-        **more,
-    }
-
-
 # ---- Idefics -----------------------------------------------------------------------------------
-
-IDEFICS_CHAT = (
-    "{% for message in messages %}{{message['role'].capitalize()}}"
-    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
-    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
-    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
 
 
 def _build_idefics(folder: Path, specials: Sequence[str]) -> None:
@@ -320,7 +125,7 @@ def _build_idefics(folder: Path, specials: Sequence[str]) -> None:
 
     tokenizer = piece_tokenizer(specials, pad="<unk>")
     config = IdeficsConfig(
-        **_llama(tokenizer, num_key_value_heads=None),
+        **llama_text(tokenizer, num_key_value_heads=None),
         additional_vocab_size=0,
         cross_layer_interval=1,
         alpha_initializer="ones",  # with the default, zeros, pictures have no effect at all
@@ -359,13 +164,13 @@ def _build_idefics2(folder: Path, template: str | None) -> None:
     specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
     tokenizer = piece_tokenizer(specials, pad="<unk>")
     config = Idefics2Config(
-        text_config={"model_type": "mistral", **_llama(tokenizer, sliding_window=None)},
-        vision_config=_vision(),
+        text_config={"model_type": "mistral", **llama_text(tokenizer, sliding_window=None)},
+        vision_config=vision(),
         perceiver_config={
             "model_type": "idefics2_perceiver", "resampler_n_latents": 4, "resampler_depth": 1,
             "resampler_n_heads": 2, "resampler_head_dim": 16, "num_key_value_heads": 1,
         },
-        **_ids(tokenizer, image_token_id="<image>"),
+        **ids_of(tokenizer, image_token_id="<image>"),
     )  # fmt: skip
     image_processor = Idefics2ImageProcessorPil(
         size={"longest_edge": SIDE, "shortest_edge": 16}, do_image_splitting=False
@@ -394,11 +199,11 @@ def _build_idefics3(folder: Path, kind: str, splitting: bool = False) -> None:
     specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *marks]
     tokenizer = byte_tokenizer(specials, bos="<|im_start|>", eos="<|im_end|>", pad="<|im_end|>")
     config = getattr(transformers, f"{kind}Config")(
-        text_config={"model_type": "llama", **_llama(tokenizer)},
-        vision_config=_vision(),
+        text_config={"model_type": "llama", **llama_text(tokenizer)},
+        vision_config=vision(),
         scale_factor=2,
         pad_token_id=tokenizer.pad_token_id,
-        **_ids(tokenizer, image_token_id="<image>"),
+        **ids_of(tokenizer, image_token_id="<image>"),
     )
     image_processor = Idefics3ImageProcessorPil(
         size={"longest_edge": SIDE * 2},
@@ -430,35 +235,6 @@ def build_smolvlm(folder: Path) -> None:
 
 # ---- LLaVA -------------------------------------------------------------------------------------
 
-LLAVA_CHAT = (
-    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
-    "{# pictures first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
-    "{{ '<image>\n' }}{% endfor %}{# then text #}"
-    "{% if message['role'] != 'assistant' %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}{% endfor %}"
-    "{% else %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
-    "{% generation %}{{ content['text'] + ' '}}{% endgeneration %}{% endfor %}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
-MISTRAL_CHAT = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if message['role'] == 'user' %}{{ '[INST] ' }}{% for c in message['content'] %}"
-    "{% if c['type'] == 'image' %}{{ '<image>\n' }}{% else %}{{ c['text'] }}{% endif %}{% endfor %}{{ ' [/INST]' }}"
-    "{% else %}{{ ' ' + message['content'][0]['text'] + eos_token }}{% endif %}{% endfor %}"
-)
-QWEN_TEXT_CHAT = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] }}{% endfor %}"
-    "{{ '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-def _clip_vision(**more: Any) -> dict[str, Any]:
-    return {"model_type": "clip_vision_model", "projection_dim": 32, **_vision(), **more}
-
 
 @builder("llava", "llava", tokens_per_picture=16)
 def build_llava(folder: Path) -> None:
@@ -468,10 +244,10 @@ def build_llava(folder: Path) -> None:
 
     tokenizer = piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
     config = LlavaConfig(
-        text_config={"model_type": "llama", **_llama(tokenizer)},
-        vision_config=_clip_vision(),
+        text_config={"model_type": "llama", **llama_text(tokenizer)},
+        vision_config=clip_vision(),
         image_seq_length=16,
-        **_ids(tokenizer, image_token_id="<image>"),
+        **ids_of(tokenizer, image_token_id="<image>"),
     )
     image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
@@ -492,11 +268,11 @@ def build_llava_next(folder: Path) -> None:
     grids = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
     tokenizer = piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
     config = LlavaNextConfig(
-        text_config={"model_type": "mistral", **_llama(tokenizer, sliding_window=None)},
-        vision_config=_clip_vision(),
+        text_config={"model_type": "mistral", **llama_text(tokenizer, sliding_window=None)},
+        vision_config=clip_vision(),
         image_grid_pinpoints=grids,
         image_seq_length=16,
-        **_ids(tokenizer, image_token_id="<image>"),
+        **ids_of(tokenizer, image_token_id="<image>"),
     )
     image_processor = LlavaNextImageProcessorPil(
         size={"shortest_edge": SIDE},
@@ -523,10 +299,10 @@ def build_llava_onevision(folder: Path) -> None:
         ["<|im_start|>", "<|im_end|>", "<image>", "<video>"], eos="<|im_end|>", pad="<|endoftext|>"
     )
     config = LlavaOnevisionConfig(
-        text_config={"model_type": "qwen2", **_llama(tokenizer)},
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_vision()},
+        text_config={"model_type": "qwen2", **llama_text(tokenizer)},
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **vision()},
         image_grid_pinpoints=grids,
-        **_ids(tokenizer, image_token_id="<image>", video_token_id="<video>"),
+        **ids_of(tokenizer, image_token_id="<image>", video_token_id="<video>"),
     )
     image_processor = LlavaOnevisionImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grids
@@ -540,15 +316,6 @@ def build_llava_onevision(folder: Path) -> None:
 
 # ---- Qwen --------------------------------------------------------------------------------------
 
-QWEN_VL_CHAT = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
-    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 _QWEN_SPECIALS = [
     "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
     "<|video_pad|>",
@@ -566,9 +333,9 @@ def _build_qwen(
     )
     rope = {"rope_type": "default", "mrope_section": [4, 6, 6]}
     config = getattr(transformers, f"{kind}Config")(
-        text_config=_llama(tokenizer, rope_scaling=rope, **text),
+        text_config=llama_text(tokenizer, rope_scaling=rope, **text),
         vision_config=vision,
-        **_ids(
+        **ids_of(
             tokenizer,
             image_token_id="<|image_pad|>",
             video_token_id="<|video_pad|>",
@@ -620,19 +387,6 @@ def build_qwen3_vl(folder: Path) -> None:
 
 # ---- Gemma, PaliGemma --------------------------------------------------------------------------
 
-GEMMA_CHAT = (
-    "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}"
-    "{%- set first_user_prefix = messages[0]['content'][0]['text'] + '\n\n' -%}{%- set loop_messages = messages[1:] -%}"
-    "{%- else -%}{%- set first_user_prefix = '' -%}{%- set loop_messages = messages -%}{%- endif -%}"
-    "{%- for message in loop_messages -%}{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{%- endif -%}"
-    "{%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}"
-    "{{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else '') }}"
-    "{%- for item in message['content'] -%}{%- if item['type'] == 'image' -%}{{ '<start_of_image>' }}"
-    "{%- elif item['type'] == 'text' -%}{{ item['text'] | trim }}{%- endif -%}{%- endfor -%}"
-    "{{ '<end_of_turn>\n' }}{%- endfor -%}{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}"
-)
-
 
 @builder("gemma3", "gemma3", tokens_per_picture=None)
 def build_gemma3(folder: Path) -> None:
@@ -649,15 +403,18 @@ def build_gemma3(folder: Path) -> None:
     ]
     tokenizer = piece_tokenizer(
         specials, words=["<table>", "\n\n"], bos="<bos>", eos="<eos>", pad="<pad>", prefix=False,
-        named={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
+        named={
+            "image_token": "<image_soft_token>", "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+        },
     )  # fmt: skip
     config = Gemma3Config(
-        text_config=_llama(
+        text_config=llama_text(
             tokenizer, head_dim=32, sliding_window=64, layer_types=["sliding_attention", "full_attention"]
         ),
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_vision()},
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **vision()},
         mm_tokens_per_image=4,
-        **_ids(
+        **ids_of(
             tokenizer,
             boi_token_index="<start_of_image>",
             eoi_token_index="<end_of_image>",
@@ -665,7 +422,7 @@ def build_gemma3(folder: Path) -> None:
         ),
     )
     model = Gemma3ForConditionalGeneration(config)
-    _wake(model, "mm_input_projection_weight")
+    wake(model, "mm_input_projection_weight")
     image_processor = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_seq_length=4)
     save(
         folder, model, tokenizer, image_processor, "Gemma3Processor",
@@ -684,11 +441,11 @@ def build_paligemma(folder: Path) -> None:
         bos="<bos>", eos="<eos>", pad="<pad>", adds_bos=False, prefix=False,
     )  # fmt: skip
     config = PaliGemmaConfig(
-        text_config={"model_type": "gemma", **_llama(tokenizer, head_dim=32)},
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_vision()},
+        text_config={"model_type": "gemma", **llama_text(tokenizer, head_dim=32)},
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **vision()},
         projection_dim=64,
         vocab_size=len(tokenizer),
-        **_ids(tokenizer, image_token_index="<image>"),
+        **ids_of(tokenizer, image_token_index="<image>"),
     )
     image_processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     image_processor.image_seq_length = 16
@@ -696,23 +453,6 @@ def build_paligemma(folder: Path) -> None:
 
 
 # ---- InternVL, Mllama --------------------------------------------------------------------------
-
-INTERN_CHAT = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'text' %}"
-    "{{ content['text'] }}{% endif %}{% endfor %}{% endif %}{{'<|im_end|>\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}"
-)
-LLAMA_CHAT = (
-    "{{- bos_token }}{%- for message in messages %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
-    "{%- if message['content'] is string %}{{- message['content'] }}{%- else %}"
-    "{%- for content in message['content'] %}{%- if content['type'] == 'image' %}{{- '<|image|>' }}"
-    "{%- elif content['type'] == 'text' %}{{- content['text'] }}{%- endif %}{%- endfor %}{%- endif %}"
-    "{{- '<|eot_id|>' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
-)
 
 
 @builder("internvl", "internvl")
@@ -730,11 +470,11 @@ def build_internvl(folder: Path) -> None:
         },
     )  # fmt: skip
     config = InternVLConfig(
-        text_config={"model_type": "qwen2", **_llama(tokenizer)},
-        vision_config=_vision(image_size=[SIDE, SIDE], patch_size=[8, 8]),
+        text_config={"model_type": "qwen2", **llama_text(tokenizer)},
+        vision_config=vision(image_size=[SIDE, SIDE], patch_size=[8, 8]),
         image_seq_length=4,
         downsample_ratio=0.5,
-        **_ids(tokenizer, image_token_id="<IMG_CONTEXT>"),
+        **ids_of(tokenizer, image_token_id="<IMG_CONTEXT>"),
     )
     image_processor = GotOcr2ImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, crop_to_patches=True, min_patches=1, max_patches=4
@@ -759,18 +499,19 @@ def build_mllama(folder: Path) -> None:
         specials, bos="<|begin_of_text|>", eos="<|eot_id|>", pad="<|finetune_right_pad_id|>", adds_bos=True
     )
     config = MllamaConfig(
-        text_config=_llama(
+        text_config=llama_text(
             tokenizer, num_hidden_layers=3, cross_attention_layers=[1], rope_scaling={"rope_type": "default"},
             vocab_size=len(tokenizer) - 1,
         ),
-        vision_config=_vision(
+        vision_config=vision(
             attention_heads=2, num_global_layers=1, max_num_tiles=4, intermediate_layers_indices=[0, 1],
-            vision_output_dim=32 * 3, supported_aspect_ratios=[[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]],
+            vision_output_dim=32 * 3,
+            supported_aspect_ratios=[[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]],
         ),
-        **_ids(tokenizer, image_token_index="<|image|>"),
+        **ids_of(tokenizer, image_token_index="<|image|>"),
     )  # fmt: skip
     model = MllamaForConditionalGeneration(config)
-    _wake(model, "cross_attn_attn_gate", "cross_attn_mlp_gate")
+    wake(model, "cross_attn_attn_gate", "cross_attn_mlp_gate")
     image_processor = MllamaImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_image_tiles=4)
     save(
         folder, model, tokenizer, image_processor, "MllamaProcessor",
@@ -781,13 +522,6 @@ def build_mllama(folder: Path) -> None:
 # ---- BLIP --------------------------------------------------------------------------------------
 
 
-def _qformer(**more: Any) -> dict[str, Any]:
-    return {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-        "encoder_hidden_size": 32, "vocab_size": 120, **more,
-    }  # fmt: skip
-
-
 @builder("blip-2", "blip-2", max_pictures=1, needs_picture=True, is_chat=False, tokens_per_picture=4)
 def build_blip2(folder: Path) -> None:
     """One picture, then words, over OPT."""
@@ -796,14 +530,15 @@ def build_blip2(folder: Path) -> None:
 
     tokenizer = byte_tokenizer(["<image>"], bos="</s>", eos="</s>", pad="<pad>", adds_bos=True)
     config = Blip2Config(
-        vision_config=_vision(),
-        qformer_config=_qformer(),
+        vision_config=vision(),
+        qformer_config=qformer(),
         text_config={
-            "model_type": "opt", "vocab_size": len(tokenizer), "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "max_position_embeddings": 512, "word_embed_proj_dim": 64, **_ends(tokenizer),
+            "model_type": "opt", "vocab_size": len(tokenizer), "hidden_size": 64, "ffn_dim": 128,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 512,
+            "word_embed_proj_dim": 64, **ends_of(tokenizer),
         },
         num_query_tokens=4,
-        **_ids(tokenizer, image_token_index="<image>"),
+        **ids_of(tokenizer, image_token_index="<image>"),
     )  # fmt: skip
     image_processor = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     save(
@@ -823,15 +558,16 @@ def build_instructblip(folder: Path) -> None:
 
     tokenizer = piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
     config = InstructBlipConfig(
-        vision_config=_vision(),
-        qformer_config=_qformer(),
-        text_config={"model_type": "llama", **_llama(tokenizer)},
+        vision_config=vision(),
+        qformer_config=qformer(),
+        text_config={"model_type": "llama", **llama_text(tokenizer)},
         num_query_tokens=4,
-        **_ids(tokenizer, image_token_index="<image>"),
+        **ids_of(tokenizer, image_token_index="<image>"),
     )
     image_processor = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     save(
-        folder, InstructBlipForConditionalGeneration(config), tokenizer, image_processor, "InstructBlipProcessor",
+        folder, InstructBlipForConditionalGeneration(config), tokenizer, image_processor,
+        "InstructBlipProcessor",
         num_query_tokens=4,
     )  # fmt: skip
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789.,?!<>|_"]
@@ -864,18 +600,22 @@ def build_large(folder: Path, kind: str = "idefics3") -> Path:
         "num_key_value_heads": 4,
     }
     seeing = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 6}
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
 
     if kind == "llava":
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         tokenizer = piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
-        text = {"model_type": "llama", **_llama(tokenizer, **wide, num_hidden_layers=12)}
+        text = {"model_type": "llama", **llama_text(tokenizer, **wide, num_hidden_layers=12)}
         config = LlavaConfig(
             text_config=text,
-            vision_config=_clip_vision(**seeing),
-            **_ids(tokenizer, image_token_id="<image>"),
+            vision_config=clip_vision(**seeing),
+            **ids_of(tokenizer, image_token_id="<image>"),
         )
         crop = {"height": SIDE, "width": SIDE}
         pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=crop)
@@ -890,11 +630,11 @@ def build_large(folder: Path, kind: str = "idefics3") -> Path:
     specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
     tokenizer = byte_tokenizer(specials, bos="<|im_start|>", eos="<|im_end|>", pad="<|im_end|>")
     config = Idefics3Config(
-        text_config={"model_type": "llama", **_llama(tokenizer, **wide, num_hidden_layers=12)},
-        vision_config=_vision(**seeing),
+        text_config={"model_type": "llama", **llama_text(tokenizer, **wide, num_hidden_layers=12)},
+        vision_config=vision(**seeing),
         scale_factor=2,
         pad_token_id=tokenizer.pad_token_id,
-        **_ids(tokenizer, image_token_id="<image>"),
+        **ids_of(tokenizer, image_token_id="<image>"),
     )
     edge = {"longest_edge": SIDE}
     pictures = Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)

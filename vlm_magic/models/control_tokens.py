@@ -1,15 +1,17 @@
 """Keep people's text from becoming a model's control tokens.
 
-A prompt that says ``<image>`` or ``<|im_end|>`` in words must reach the model as those letters. The way: before
-the chat template each such word is replaced by one private-use character (`Mask.hide`); the template and the
-processor then see none of it; at the moment the processor calls its tokenizer, `GuardedTokenizer` writes the
-token ids of the letters in place of the character.
+A prompt that says ``<image>`` or ``<|im_end|>`` in words must reach the model as those letters. The way:
+before the chat template each such word is replaced by one private-use character (`Mask.hide`); the template
+and the processor then see none of it; at the moment the processor calls its tokenizer, `GuardedTokenizer`
+writes the token ids of the letters in place of the character.
 
-"Exact" means: the ids are those that the tokenizer would give if it had no added tokens at all. Whether that can
-be done is checked on every prompt, not assumed (see `_encode_exactly`); where it cannot, a zero-width space goes
-between the first two letters, which reads the same and is no control token, and a note says so.
+"Exact" means: the ids are those that the tokenizer would give if it had no added tokens at all. Whether
+that can be done is checked on every prompt, not assumed (see `_encode_exactly`); where it cannot, a
+zero-width space goes between the first two letters, which reads the same and is no control token, and a
+note says so.
 
-Knows tokenizers, not models, pictures or turns. Neighbours: `prompting` uses it, `families` names further tokens.
+Knows tokenizers, not models, pictures or turns. Neighbours: `prompting` uses it, `families` names further
+tokens.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ class ControlTokens:
     """The words that mean something else than themselves to one tokenizer.
 
     These are its special tokens, the placeholders that processor or config name, added tokens of the form
-    ``<|…|>``, those that stand in the chat template, and those that the family's pattern adds. Other added tokens
-    (runs of spaces, HTML tags in Gemma's vocabulary) are ordinary words.
+    ``<|…|>``, those that stand in the chat template, and those that the family's pattern adds. Other added
+    tokens (runs of spaces, HTML tags in Gemma's vocabulary) are ordinary words.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -105,8 +107,8 @@ class ControlTokens:
 
         Args:
             text: the run.
-            at_start: whether it opens the prompt; elsewhere it is encoded behind a stand-in control token, because
-                some tokenizers put a space before the first word of a prompt only.
+            at_start: whether it opens the prompt; elsewhere it is encoded behind a stand-in control token,
+                because some tokenizers put a space before the first word of a prompt only.
         """
         bare = self._bare_backend()
         if bare is None:
@@ -215,8 +217,8 @@ class _Encoded:
 class GuardedTokenizer:
     """Stands in for a processor's tokenizer during one call: keeps what it saw, puts hidden words back in.
 
-    Everything but calling it is passed on, so a processor does not notice. Not for use by two threads at once; a
-    new one is made for each prompt.
+    Everything but calling it is passed on, so a processor does not notice. Not for use by two threads at
+    once; a new one is made for each prompt.
 
     Attributes:
         mask: the words that are hidden.
@@ -290,9 +292,9 @@ class GuardedTokenizer:
     def _encode_exactly(self, text: str, add_special: bool) -> _Encoded | None:
         """Ids with each hidden word spelled out, or None where that cannot be shown to be right.
 
-        The proof, on this very text: cut at the added tokens and encode the runs between them, the private-use
-        characters still in place. If that gives what the tokenizer itself gives, then cutting and encoding are
-        what it does, and a run with its letters put back may be encoded in the same way.
+        The proof, on this very text: cut at the added tokens and encode the runs between them, the
+        private-use characters still in place. If that gives what the tokenizer itself gives, then cutting
+        and encoding are what it does, and a run with its letters put back may be encoded in the same way.
         """
         control = self.mask.control
         pieces = control.split(text)
@@ -330,7 +332,9 @@ class GuardedTokenizer:
         self.is_exact = self.is_exact and not any(self.mask.hidden[c] for c in self.mask.hidden if c in text)
         shown = self.mask.reveal_apart(text)
         encoding = self._tokenizer(shown, add_special_tokens=add_special)
-        starts, tokens, cursor = [], [], 0
+        starts: list[int] = []
+        tokens: list[int] = []
+        cursor = 0
         for start, end, _ in self.mask.control.split(text):
             starts.append(start)
             found = encoding.char_to_token(cursor) if encoding.is_fast else None

@@ -1,11 +1,11 @@
 """What a model will need, before a byte of its weights is read.
 
-From the configuration and the safetensors headers alone. Where weights are quantised, the model's modules are laid
-out without memory (torch's meta device) to know which of them are linear layers of the language model: those alone
-are quantised; the vision tower, the connector and the head stay in full precision.
+From the configuration and the safetensors headers alone. Where weights are quantised, the model's modules
+are laid out without memory (torch's meta device) to know which of them are linear layers of the language
+model: those alone are quantised; the vision tower, the connector and the head stay in full precision.
 
-Neighbours: `sources` reads headers, `planning` says what will be done, `memory` what is free; `loading` refuses by
-this, `%vlm_load --dry-run` prints it.
+Neighbours: `sources` reads headers, `planning` says what will be done, `memory` what is free; `loading`
+refuses by this, `%vlm_load --dry-run` prints it.
 """
 
 from __future__ import annotations
@@ -206,8 +206,9 @@ def empty_model(name: str, config: Any) -> Any:
 def kept_modules(model: Any, plan: Plan) -> list[str]:
     """Names of the modules that stay in full precision: all that are no linear layers of the language model.
 
-    The shortest prefixes that hold no layer to quantise, as transformers matches names from their start. On a CPU
-    bitsandbytes computes in 4 bits only where a layer's sizes are multiples of its blocks; others are kept too.
+    The shortest prefixes that hold no layer to quantise, as transformers matches names from their start. On
+    a CPU bitsandbytes computes in 4 bits only where a layer's sizes are multiples of its blocks; others are
+    kept too.
     """
     wanted = {name for name, linear in _linears(model) if _is_language_layer(name) and _can_be(linear, plan)}
     prefixes: dict[str, None] = {}
@@ -227,7 +228,7 @@ def _can_be(linear: Any, plan: Plan) -> bool:
     """Whether a layer's sizes allow the quantisation."""
     if plan.quantization != "bnb-4bit" or plan.device != "cpu":
         return True
-    return linear.in_features % 64 == 0 and linear.out_features % 32 == 0
+    return bool(linear.in_features % 64 == 0 and linear.out_features % 32 == 0)
 
 
 def _linears(model: Any) -> list[tuple[str, Any]]:
@@ -245,13 +246,14 @@ def _is_kept(name: str, kept: Iterable[str]) -> bool:
 def _quantized_bytes(linear: Any, plan: Plan) -> int:
     """Bytes of one quantised weight with its scales.
 
-    Source: bitsandbytes 0.50 (nf4, blocks of 64, scales quantised again in blocks of 256; int8 with one float32
-    scale a row); optimum-quanto 0.2 and torchao 0.18 (int8 with one scale a row in the model's type).
+    Source: bitsandbytes 0.50 (nf4, blocks of 64, scales quantised again in blocks of 256; int8 with one
+    float32 scale a row); optimum-quanto 0.2 and torchao 0.18 (int8 with one scale a row in the model's
+    type).
     """
     n, n_rows = linear.weight.numel(), linear.out_features
     if plan.quantization == "bnb-4bit":
         n_blocks = -(-n // 64)
-        return n // 2 + n_blocks + 4 * -(-n_blocks // 256) + 4 * 16 + 4 * 256 + 4
+        return int(n // 2 + n_blocks + 4 * -(-n_blocks // 256) + 4 * 16 + 4 * 256 + 4)
     if plan.quantization == "bnb-8bit":
         return int(n + 4 * n_rows)
     return int(n + _N_BYTES[plan.dtype] * n_rows)

@@ -1,11 +1,11 @@
 """What differs between families of vision-language models: one table, one row per family.
 
-Everything here is generic unless a row says otherwise. A model type without a row of its own gets the default row:
-chat template, `image_token` of its processor, pictures in nested lists. A new family is one row here and one tiny
-builder in the tests.
+Everything here is generic unless a row says otherwise. A model type without a row of its own gets the
+default row: chat template, `image_token` of its processor, pictures in nested lists. A new family is one
+row here and one tiny builder in the tests.
 
-Knows the names of tokens and the shapes of processors; loads nothing. Neighbours: `prompting` does what a row says,
-`loading` picks the row. `prepare`, `prepare_batch` and `Prepared` can be had from here too.
+Knows the names of tokens and the shapes of processors; loads nothing. Neighbours: `prompting` does what a
+row says, `loading` picks the row. `prepare`, `prepare_batch` and `Prepared` can be had from here too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlm_magic.messages import Settings, Turn
 from vlm_magic.models.control_tokens import Mask
+from vlm_magic.models.interleaved import lay_out_idefics, list_as_text, process_lists
 from vlm_magic.models.prompting import (
     Draft,
     Prepared,
@@ -27,7 +28,6 @@ from vlm_magic.models.prompting import (
     prepare_batch,
     process_texts,
 )
-from vlm_magic.models.interleaved import lay_out_idefics, list_as_text, process_lists
 
 if TYPE_CHECKING:
     import torch
@@ -77,8 +77,8 @@ class Family:
         process: drafts → tensors.
         placeholder: what stands for a picture in a plain continuation.
         template_token: what the chat template writes for a picture.
-        expansion: what the processor writes in a placeholder's place, for processors that do not tell; None where
-            it puts the pictures before everything, wherever they stood.
+        expansion: what the processor writes in a placeholder's place, for processors that do not tell; None
+            where it puts the pictures before everything, wherever they stood.
         border: token on both sides of a picture, one between two neighbours.
         arrays: "pt" or "np": what the processor is asked for.
         as_text: a draft as one text, for showing.
@@ -171,7 +171,7 @@ FAMILIES: tuple[Family, ...] = (
         ("smolvlm",),
         stop_words=(_EOU,),
         silent_words=(_FAKE, "<global-img>"),
-        stand_in_processor="Idefics3Processor",  # the same ids; its own needs num2words and torchvision, for videos
+        stand_in_processor="Idefics3Processor",  # the same ids; its own needs two packages for videos
         reuse="features",
     ),
     Family("LLaVA", ("llava", "vipllava"), is_float16_safe=True, reuse="features"),
@@ -253,7 +253,7 @@ def picture_token_ids(loaded: Loaded) -> list[int]:
 
 
 def forbidden_token_ids(loaded: Loaded) -> list[int]:
-    """Tokens that must never be generated: they belong to pictures, and feeding one back without one fails."""
+    """Tokens that must never be generated: they belong to pictures, and feeding them back fails."""
     ids = {*picture_token_ids(loaded), *_known_ids(loaded, loaded.family.silent_words)}
     return sorted(ids - set(stop_token_ids(loaded, Settings())))
 
@@ -272,7 +272,8 @@ def context_tokens(loaded: Loaded) -> int | None:
 def generating_parts(model: Any) -> list[Any]:
     """The model and what it hands over to: BLIP's kind calls its language model's own ``generate``.
 
-    Whoever sets a ``generation_config`` sets it on all of these, or a part answers by its checkpoint's defaults.
+    Whoever sets a ``generation_config`` sets it on all of these, or a part answers by its checkpoint's
+    defaults.
     """
     inner = getattr(model, "language_model", None)
     return [model, inner] if inner is not None and hasattr(inner, "generation_config") else [model]

@@ -1,8 +1,9 @@
-"""The first IDEFICS: prompts are lists of texts and pictures, and dialogues are written without a chat template.
+"""The first IDEFICS: prompts are lists of texts and pictures, dialogues are written without a template.
 
-Its processor strips the spaces around each text, writes ``<fake_token_around_image><image><fake_token_around_image>``
-for a picture, and would fetch a text that is nothing but a URL; a character that means nothing, put before such a
-text, keeps it a text. Neighbours: `prompting` calls these through the family's row.
+Its processor strips the spaces around each text, writes
+``<fake_token_around_image><image><fake_token_around_image>`` for a picture, and would fetch a text that is
+nothing but a URL; a character that means nothing, put before such a text, keeps it a text. Neighbours:
+`prompting` calls these through the family's row.
 """
 
 from __future__ import annotations

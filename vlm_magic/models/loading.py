@@ -1,8 +1,9 @@
 """Load a checkpoint as people ask for it, or say beforehand why it cannot be.
 
-The order is the promise: find it, read its configuration, check every option, estimate the memory; only then fetch
-and load. Nothing here knows prompts, generation or notebooks. Neighbours: `sources`, `planning`, `estimate`,
-`processors`, `picture_budget` and `template_probe` each do one step; `families` holds the row that goes with it.
+The order is the promise: find it, read its configuration, check every option, estimate the memory; only
+then fetch and load. Nothing here knows prompts, generation or notebooks. Neighbours: `sources`, `planning`,
+`estimate`, `processors`, `picture_budget` and `template_probe` each do one step; `families` holds the row
+that goes with it.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ def load_model(
     Args:
         model: "starter", a folder, or a hub id.
         options: how; all defaults if None.
-        on_progress: called with (stage, done, total): "download" in bytes, "weights" in bytes (done is 0 or total).
+        on_progress: called with (stage, done, total): "download" in bytes, "weights" in bytes (done is 0 or
+            total).
         is_stopped: asked during a download and between steps; True ends the load.
 
     Raises:
@@ -197,9 +199,10 @@ def _plan_that_fits(source: Source, config: Any, family: Family, options: LoadOp
         plan = spread
     if made.fits:
         return plan
+    needed, free = memory.size_words(made.needed_bytes), memory.size_words(made.free_bytes)
     raise OutOfMemoryError(
         f"{source.name} does not fit on {plan.device}",
-        have=f"it needs {memory.size_words(made.needed_bytes)}, {memory.size_words(made.free_bytes)} are free",
+        have=f"it needs {needed}, {free} are free",
         hint=f"{made.advice or 'a smaller model'}; --force tries it all the same",
         needed_bytes=made.needed_bytes,
         free_bytes=made.free_bytes,
@@ -224,7 +227,8 @@ def _fetch(
 def _probe(source: Source, processor: Any) -> TemplateProbe | None:
     """Try the chat template in a child while the weights are read.
 
-    Not for the starter: its template is a line of this package's own, and the child takes about as long as the load.
+    Not for the starter: its template is a line of this package's own, and the child takes about as long as
+    the load.
     """
     template = chat_template_of(processor)
     if source.is_starter or template is None:

@@ -1,7 +1,7 @@
 """What a model holds, what is free, how memory comes back, and what running out of it looks like.
 
-Knows tensors and allocators; knows nothing of prompts or checkpoints. Neighbours: `estimate` says what a load will
-need, `loading` and `engine` turn allocator errors into ours through `out_of_memory`.
+Knows tensors and allocators; knows nothing of prompts or checkpoints. Neighbours: `estimate` says what a
+load will need, `loading` and `engine` turn allocator errors into ours through `out_of_memory`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def size_words(n_bytes: int) -> str:
 def real_bytes(model: Any) -> int:
     """Bytes of all tensors of a model, shared storages once, quantised tensors as they are stored.
 
-    transformers' own figure is wrong for Quanto and torchao: their tensors claim the size of what they stand for.
+    transformers' own figure is wrong for Quanto and torchao: their tensors claim the size of what they
+    stand for.
     """
     seen: dict[tuple[str, int], int] = {}
     for tensor in _tensors_of(model):
@@ -198,8 +199,8 @@ def release(loaded: Loaded) -> int:
     """Unload: drop model and processor and give their memory back.
 
     Returns:
-        Bytes that came back. Less than the model held where something else still holds a part of it, for example
-        a variable of the person's.
+        Bytes that came back. Less than the model held where something else still holds a part of it, for
+        example a variable of the person's.
     """
     model, device = loaded.model, loaded.device
     if model is None:
@@ -270,8 +271,8 @@ def out_of_memory(
 ) -> OutOfMemoryError:
     """Our error for an allocator's; raise it ``from None``.
 
-    The cause is kept as text, and the frames of the original and of all its causes are let go: IPython keeps the
-    last error, and through its frames it would keep the tensors that did not fit.
+    The cause is kept as text, and the frames of the original and of all its causes are let go: IPython
+    keeps the last error, and through its frames it would keep the tensors that did not fit.
     """
     device = loaded.device if loaded is not None else "cpu"
     cause = shorten("; ".join(f"{type(e).__name__}: {e}" for e in _chain(error)), 200)

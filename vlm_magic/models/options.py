@@ -1,7 +1,7 @@
 """How people want a model loaded: the options and their short names.
 
-Pure data, checked where it is made so that a typing error costs nothing. Neighbours: `planning` decides what the
-options come to on this machine, `loading` does it.
+Pure data, checked where it is made so that a typing error costs nothing. Neighbours: `planning` decides
+what the options come to on this machine, `loading` does it.
 """
 
 from __future__ import annotations

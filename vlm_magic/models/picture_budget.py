@@ -1,10 +1,11 @@
 """Set how many tokens a picture may cost, as far as a processor lets us.
 
-Processors have no common switch: some cut pictures into tiles, some choose a resolution, some always take the same
-number. Which kind a processor is shows in the settings that its picture part has; no family is asked for by name.
+Processors have no common switch: some cut pictures into tiles, some choose a resolution, some always take
+the same number. Which kind a processor is shows in the settings that its picture part has; no family is
+asked for by name.
 
-Neighbours: `loading` calls `apply` once after the processor is there; `prompting` then measures what a picture
-really costs.
+Neighbours: `loading` calls `apply` once after the processor is there; `prompting` then measures what a
+picture really costs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ def apply(
     Raises:
         OptionError: this processor cannot do that.
     """
-    pictures = processor.image_processor
     said = []
     if splitting is not None:
         _set_splitting(name, processor, config, splitting)

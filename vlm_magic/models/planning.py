@@ -1,7 +1,8 @@
 """What the options come to on this machine: device, numbers' type, quantisation, attention, and why.
 
-Everything that can be refused is refused here, from the configuration alone, before a byte of weights is fetched.
-Knows devices and installed packages; loads nothing. Neighbours: `memory` estimates a plan, `loading` carries it out.
+Everything that can be refused is refused here, from the configuration alone, before a byte of weights is
+fetched. Knows devices and installed packages; loads nothing. Neighbours: `memory` estimates a plan,
+`loading` carries it out.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Load a checkpoint's processor, also where the machine has no torchvision.
 
-Families that can take video have a processor that insists on torchvision even when only pictures are wanted. Then
-their own class is put together with the picture part alone; asked for a video it would fail, which is never done.
+Families that can take video have a processor that insists on torchvision even when only pictures are
+wanted. Then their own class is put together with the picture part alone; asked for a video it would fail,
+which is never done.
 
-Knows folders and transformers' classes; knows nothing of weights or prompts. Neighbours: `loading`; `picture_budget`
-changes what is loaded here.
+Knows folders and transformers' classes; knows nothing of weights or prompts. Neighbours: `loading`;
+`picture_budget` changes what is loaded here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""From turns to tensors: lay a conversation out as the model's family wants it, and say where its pictures are.
+"""From turns to tensors: lay a conversation out as the model's family wants it, and find its pictures.
 
-`prepare` is the one way in: it hides control words, renders the chat template (or joins the parts, for a plain
-continuation), calls the processor once and finds each picture's run of tokens. The difference between families is
-data in `families`; nothing here asks for a family by name.
+`prepare` is the one way in: it hides control words, renders the chat template (or joins the parts, for a
+plain continuation), calls the processor once and finds each picture's run of tokens. The difference between
+families is data in `families`; nothing here asks for a family by name.
 
-Knows processors and tokenizers, not models' weights, generation, IPython or where pictures come from. Neighbours:
-`control_tokens` below, `families` holds the rows, `engine` generates from a `Prepared`.
+Knows processors and tokenizers, not models' weights, generation, IPython or where pictures come from.
+Neighbours: `control_tokens` below, `families` holds the rows, `engine` generates from a `Prepared`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Prepared:
     """A prompt (or a left-padded batch of prompts) ready for ``model.generate``.
 
     Attributes:
-        inputs: what the model takes, on the CPU: ``input_ids`` (B, T) int64, ``attention_mask`` (B, T), pixels.
+        inputs: what the model takes, on the CPU: ``input_ids`` (B, T) int64, ``attention_mask`` (B, T),
+            pixels.
         rendered: the prompt after the template, in the people's own letters; prompts of a batch are joined by
             a line of dashes.
         picture_spans: [first, last + 1) token of each picture in its row, its own marker tokens included.
@@ -147,7 +148,7 @@ def lay_out(loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Cal
 
 
 def merged(turns: Sequence[Turn]) -> list[Turn]:
-    """Neighbouring turns of one role as one (templates want the roles to alternate), neighbouring texts as one."""
+    """Neighbouring turns of one role as one (templates want roles to alternate), likewise texts."""
     result: list[Turn] = []
     for turn in turns:
         parts: tuple[Part, ...] = turn.parts
@@ -168,13 +169,13 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
     return joined
 
 
-# ---- layouts: turns → Draft -------------------------------------------------------------------------------------
+# ---- layouts: turns → Draft ----------------------------------------------------------------------
 
 
 def lay_out_chat(
     loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]
 ) -> Draft:
-    """Through the checkpoint's chat template; plain continuation where asked for or where there is no template."""
+    """Through the checkpoint's chat template; plain continuation where asked for or where there is none."""
     template = loaded.chat_template
     if settings.continuation or template is None:
         return lay_out_parts(loaded, turns, settings, hide)
@@ -223,7 +224,7 @@ def lay_out_parts(
 def lay_out_pictures_first(
     loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]
 ) -> Draft:
-    """As `lay_out_chat`; without a template all pictures come first, then the words, as PaliGemma was trained."""
+    """As `lay_out_chat`; without a template pictures come first, then the words, as PaliGemma wants."""
     if loaded.chat_template is not None and not settings.continuation:
         return lay_out_chat(loaded, turns, settings, hide)
     draft = lay_out_parts(loaded, turns, settings, hide)
@@ -310,7 +311,7 @@ def _appear_in_order(texts: Sequence[str], rendered: str) -> bool:
     return True
 
 
-# ---- processing: Draft → tensors --------------------------------------------------------------------------------
+# ---- processing: Draft → tensors -----------------------------------------------------------------
 
 
 def process_texts(
@@ -430,9 +431,5 @@ def _mask_notes(mask: Mask, tokenizer: GuardedTokenizer) -> list[str]:
     if not words:
         return []
     if tokenizer.is_exact:
-        return [
-            f"{words} in the text was shown to the model as plain letters (--special-tokens means the token)"
-        ]
-    return [
-        f"{words} in the text was shown to the model with a zero-width mark (--special-tokens means the token)"
-    ]
+        return [f"{words} in the text was shown to the model as plain letters (--special-tokens means it)"]
+    return [f"{words} in the text was shown to the model with a zero-width mark (--special-tokens means it)"]

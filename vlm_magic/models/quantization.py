@@ -1,7 +1,8 @@
 """The quantisation settings that transformers is given: the language model's layers alone.
 
-The vision tower, the connector and the head keep their precision; they are small beside the language model and cost
-the most when they lose it. Neighbours: `estimate` finds their names, `loading` passes the settings on.
+The vision tower, the connector and the head keep their precision; they are small beside the language model
+and cost the most when they lose it. Neighbours: `estimate` finds their names, `loading` passes the settings
+on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Where a checkpoint is: the packaged starter, a folder, the local hub cache, or the hub.
 
-Knows file names and the hub's client; knows nothing of torch or of what is in the files. A token comes from its
-usual place (``HF_TOKEN``, or ``hf auth login``) through the client and is never seen here. Neighbours: `loading`
-fetches in two steps (configuration first, weights when all options are known to be good), `memory` reads headers.
+Knows file names and the hub's client; knows nothing of torch or of what is in the files. A token comes from
+its usual place (``HF_TOKEN``, or ``hf auth login``) through the client and is never seen here. Neighbours:
+`loading` fetches in two steps (configuration first, weights when all options are known to be good),
+`memory` reads headers.
 """
 
 from __future__ import annotations
@@ -283,7 +284,7 @@ def _progress_class(on_progress: OnProgress | None, is_stopped: Callable[[], boo
     """A stand-in for a progress bar that prints nothing and calls back in bytes."""
     from huggingface_hub.utils import tqdm
 
-    class Bar(tqdm):  # type: ignore[misc]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
             self._is_bytes = options.get("unit") == "B"
             options["disable"] = True
@@ -293,7 +294,7 @@ def _progress_class(on_progress: OnProgress | None, is_stopped: Callable[[], boo
         def update(self, n: float | None = 1) -> None:
             if is_stopped is not None and is_stopped():
                 raise StoppedError
-            self.n += n or 0
+            self.n += int(n or 0)
             if on_progress is not None and self._is_bytes and self.total:
                 on_progress("download", int(self.n), int(self.total))
 

@@ -1,8 +1,9 @@
 """Render a chat template once in a child process with a short leash: 2 seconds and 256 MB.
 
-A template is a program that comes with a checkpoint. Its sandbox keeps it from the system, not from taking all time
-and memory, so before the first rendering in the kernel each template proves itself here. The child imports jinja2
-alone, with the settings that transformers gives it, and runs beside the reading of the weights.
+A template is a program that comes with a checkpoint. Its sandbox keeps it from the system, not from taking
+all time and memory, so before the first rendering in the kernel each template proves itself here. The child
+imports jinja2 alone, with the settings that transformers gives it, and runs beside the reading of the
+weights.
 
 Source: the environment is that of ``transformers.utils.chat_template_utils`` (5.23). Knows nothing of models.
 """
@@ -77,7 +78,8 @@ except Exception as error:
     sys.exit(0)
 for messages in task["conversations"]:
     try:
-        template.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **task["names"])
+        given = dict(task["names"], messages=messages, add_generation_prompt=True)
+        template.render(tools=None, documents=None, **given)
     except MemoryError:
         raise
     except Exception as error:

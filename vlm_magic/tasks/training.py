@@ -1,8 +1,8 @@
 """Conversations as training batches: what the model is shown, and which tokens it shall learn.
 
-The labels follow the Idefics2 guide: padding and image tokens count for nothing, and by default everything but the
-assistant's words. Where those words are is found by comparing prompts, not by a template's own marks: the built-in
-mask of transformers is wrong on Idefics2 and empty on most templates.
+The labels follow the Idefics2 guide: padding and image tokens count for nothing, and by default everything
+but the assistant's words. Where those words are is found by comparing prompts, not by a template's own
+marks: the built-in mask of transformers is wrong on Idefics2 and empty on most templates.
 
 Knows engines and turns; knows nothing of optimisers. Neighbours: `models.prompting` makes the prompts.
 """
@@ -40,8 +40,8 @@ def training_batch(
 ) -> dict[str, torch.Tensor]:
     """Inputs and labels for ``model(**batch).loss``.
 
-    The assistant's words are learned together with the token that ends them, or the model would never stop. Each
-    prompt is prepared once more for each of its answers, to see where that answer is.
+    The assistant's words are learned together with the token that ends them, or the model would never stop.
+    Each prompt is prepared once more for each of its answers, to see where that answer is.
 
     Args:
         engine: a local engine, or what `load_model` returned.
@@ -50,8 +50,8 @@ def training_batch(
         only_assistant: False learns the questions too.
 
     Returns:
-        What the model takes, on its device: ``input_ids`` (B, T) int64, padded on the left, pixels, and ``labels``
-        (B, T) int64 with -100 where nothing is to be learned.
+        What the model takes, on its device: ``input_ids`` (B, T) int64, padded on the left, pixels, and
+        ``labels`` (B, T) int64 with -100 where nothing is to be learned.
 
     Raises:
         PromptError: a conversation without an answer.
@@ -90,9 +90,9 @@ def _answers(
 ) -> list[tuple[int, int]]:
     """[first, last + 1) token of each answer in the whole prompt.
 
-    An answer is where the prompt differs from the same prompt with another answer in that place, and the token
-    that ends it. (A prompt cut off before the answer would not do: the tokens of a picture may depend on how many
-    pictures there are.)
+    An answer is where the prompt differs from the same prompt with another answer in that place, and the
+    token that ends it. (A prompt cut off before the answer would not do: the tokens of a picture may depend
+    on how many pictures there are.)
     """
     stops = set(stop_token_ids(loaded, settings))
     spans = []
