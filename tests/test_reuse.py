@@ -37,7 +37,7 @@ def picture(seed: int) -> Picture:
         if seed % 2
         else Image.new("RGB", size, (seed * 40 % 255, 9, 99))
     )
-    return Picture(None, f"p{seed}", image, f"digest-{seed}-{size}")
+    return Picture(None, f"p{seed}", image)
 
 
 PICTURES = [picture(seed) for seed in range(4)]

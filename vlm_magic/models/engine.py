@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
-
-import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
 from vlm_magic.errors import ContextLengthError, GenerationError, ModelError, PromptError, VLMError
 from vlm_magic.messages import (
     Bill,
     Chunk,
-    FinishReason,
-    Picture,
     Progress,
     Reply,
     Settings,
@@ -31,10 +25,12 @@ from vlm_magic.messages import (
     turns_now,
 )
 from vlm_magic.models import families, memory
-from vlm_magic.models.detokenizer import Detokenizer
+from vlm_magic.models.batch import BatchRun
 from vlm_magic.models.generation import Generation, Stopped, WorkQueue
 from vlm_magic.models.loading import Loaded
-from vlm_magic.models.reuse import Fitted, Reuse
+from vlm_magic.models.reuse import Reuse
+from vlm_magic.models.run import Run
+from vlm_magic.models.sampling import hooks_on_layers
 from vlm_magic.models.scoring import Score, score_choices
 
 __all__ = ["LocalEngine"]
@@ -114,6 +110,31 @@ class LocalEngine:
         assert generation.reply is not None
         return generation.reply
 
+    def generate_batch(
+        self, conversations: Sequence[Sequence[Turn]], settings: Settings | None = None
+    ) -> tuple[Reply, ...]:
+        """Answer several conversations in one call of the model: the same answers as one by one.
+
+        They may have different numbers of pictures; where the family's processor cannot mix them,
+        they are answered one after the other. The times of a reply are those of the whole batch.
+        """
+        how = self._settings(settings)
+        replies: list[Reply] = []
+
+        def work(generation: Generation) -> Reply:
+            loaded = self._resident()
+            with self._explained(loaded):
+                if loaded.family.is_batchable:
+                    with suppress(PromptError):
+                        replies.extend(BatchRun(loaded, conversations, how, generation).generate())
+                        return replies[-1]
+                replies.extend(self._answer(generation, tuple(turns), how) for turns in conversations)
+            return replies[-1]
+
+        for _ in self._queue.submit(work):
+            pass
+        return tuple(replies)
+
     def score(
         self,
         turns: Turns,
@@ -146,7 +167,7 @@ class LocalEngine:
                     raise Stopped
 
             loaded = self._resident()
-            with self._explained(loaded), _hooks_on_layers(loaded.model, lambda *_: leave_if_stopped()):
+            with self._explained(loaded), hooks_on_layers(loaded.model, lambda *_: leave_if_stopped()):
                 scores.extend(
                     score_choices(
                         loaded,
@@ -206,7 +227,7 @@ class LocalEngine:
             prepared = self.reuse.prepare(turns, settings)
             self._check_length(loaded, int(prepared.inputs["input_ids"].shape[1]), settings)
             pictures = [picture for turn in turns for picture in turn.pictures]
-            run = _Run(loaded, prepared, settings, generation, began)
+            run = Run(loaded, prepared, settings, generation, began)
             reply = run.generate(self.reuse, pictures)
         self.last_reply = reply
         return reply
@@ -239,222 +260,3 @@ class LocalEngine:
             n_tokens=n_tokens,
             context_tokens=limit,
         )
-
-
-class _Run(BaseStreamer, StoppingCriteria):
-    """One call of ``model.generate``: takes its tokens, ends it, sums it up.
-
-    As streamer it sees the prompt first and then every token; as stopping criterion it looks at the
-    stop flag and the clock after every token; while the prompt is computed, hooks on the layers look.
-    """
-
-    def __init__(
-        self, loaded: Loaded, prepared: Any, settings: Settings, generation: Generation, began: float
-    ) -> None:
-        self._loaded = loaded
-        self._prepared = prepared
-        self._settings = settings
-        self._generation = generation
-        self._began = began
-        self._deadline = None if settings.time_limit_s is None else began + settings.time_limit_s
-        self._stop_ids = families.stop_token_ids(loaded, settings)
-        tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
-        self._detokenizer = Detokenizer(tokenizer, stop=settings.stop, strip=not settings.continuation)
-        self._first_token_s: float | None = None
-        self._n_tokens = 0
-        self._all_ids: list[int] = []
-        self._fitted: Fitted | None = None
-        self._saw_prompt = False
-        self._ended_by: FinishReason | None = None
-        self._remove_hooks: Callable[[], None] | None = None
-
-    # What transformers calls
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt (the first call) or one new token."""
-        if not self._saw_prompt:
-            self._saw_prompt = True
-            return
-        if self._first_token_s is None:
-            self._first_token_s = time.perf_counter() - self._began
-            self._generation.report(Progress("decode"))
-            if self._remove_hooks is not None:
-                self._remove_hooks()
-        token_id = int(value.reshape(-1)[-1])
-        self._n_tokens += 1
-        self._all_ids.append(token_id)
-        if token_id in self._stop_ids:
-            self._ended_by = "stop"
-            return
-        piece = self._detokenizer.add(token_id)
-        if piece:
-            self._generation.push(Chunk(piece, self._n_tokens))
-
-    def end(self) -> None:
-        """Called by transformers at the end; the summing up comes later."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Whether to stop, for each row: (B,) bool."""
-        self._look()
-        is_over = self._ended_by is not None or self._detokenizer.is_stopped
-        return torch.full((input_ids.shape[0],), is_over, device=input_ids.device, dtype=torch.bool)
-
-    def _look(self) -> None:
-        """Note a stop that was asked for or a deadline that has passed."""
-        if self._ended_by is None and self._generation.is_stopped:
-            self._ended_by = "interrupted"
-        elif self._ended_by is None and self._deadline is not None and time.perf_counter() > self._deadline:
-            self._ended_by = "time"
-
-    def _leave_if_stopped(self, *_: Any) -> None:
-        """The layers' hook: leave a forward that is no longer wanted."""
-        self._look()
-        if self._ended_by in ("interrupted", "time"):
-            raise Stopped
-
-    # The work itself
-
-    def generate(self, reuse: Reuse, pictures: Sequence[Picture]) -> Reply:
-        """Run the model to the end, to a limit or to a stop, and sum up."""
-        model, settings = self._loaded.model, self._settings
-        self._generation.report(Progress("prefill", 0, self._n_prompt_tokens))
-        config = self._generation_config()
-        options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([self])}
-        if settings.beams == 1:
-            options["streamer"] = self  # transformers refuses a streamer with beams
-        if settings.stop or settings.bad_words:
-            options["tokenizer"] = self._detokenizer._tokenizer
-        output: torch.Tensor | None = None
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(_own_generation_config(model, config))
-            self._remove_hooks = stack.enter_context(_hooks_on_layers(model, self._leave_if_stopped))
-            if settings.seed is not None:
-                stack.enter_context(torch.random.fork_rng())
-                torch.manual_seed(settings.seed)
-            with suppress(Stopped):
-                self._fitted = reuse.fit(self._prepared, pictures, use_cache=settings.beams == 1)
-                output = model.generate(**self._fitted.inputs, **options)  # (B, T) int64
-            if self._fitted is not None:
-                reuse.keep(self._fitted, self._all_ids)
-        if settings.beams > 1 and output is not None:
-            self._take_all(output)
-        tail = self._detokenizer.finish()
-        if tail:
-            self._generation.push(Chunk(tail, self._n_tokens))
-        return self._sum_up()
-
-    def _take_all(self, output: torch.Tensor) -> None:
-        """Feed the best beam through the detokenizer, as if it had been streamed."""
-        n_prompt = 0 if self._loaded.model.config.is_encoder_decoder else self._n_prompt_tokens
-        self._saw_prompt = True
-        ended_by, self._ended_by = self._ended_by, None
-        for token_id in output[0, n_prompt:].tolist():
-            if token_id in self._stop_ids:
-                self._ended_by = "stop"
-                break
-            self.put(torch.tensor([token_id]))
-        self._ended_by = ended_by or self._ended_by
-
-    @property
-    def _n_prompt_tokens(self) -> int:
-        return int(self._prepared.inputs["input_ids"].shape[1])
-
-    def _generation_config(self) -> GenerationConfig:
-        """Ours alone: greedy unless asked, with nothing of the checkpoint's own but its token ids."""
-        settings, model = self._settings, self._loaded.model
-        theirs = model.generation_config
-        own: dict[str, Any] = {
-            "max_new_tokens": settings.max_tokens,
-            "do_sample": settings.is_sampling,
-            "num_beams": settings.beams,
-            "eos_token_id": list(self._stop_ids) or None,
-            "pad_token_id": _pad_token_id(theirs, self._stop_ids),
-            "bos_token_id": theirs.bos_token_id,
-            "decoder_start_token_id": theirs.decoder_start_token_id,
-            "suppress_tokens": families.forbidden_token_ids(self._loaded) or None,
-            "use_cache": True,
-        }
-        if settings.sampling:
-            for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"):
-                own[name] = getattr(theirs, name, None)
-        asked = {
-            "temperature": settings.temperature or None,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,
-            "repetition_penalty": settings.repetition_penalty,
-        }
-        own.update({name: value for name, value in asked.items() if value is not None})
-        if settings.is_sampling and not settings.sampling and settings.top_k is None:
-            own["top_k"] = 0  # transformers' default of 50 is a filter that nobody asked for
-        if settings.bad_words:
-            tokenizer = self._detokenizer._tokenizer
-            own["bad_words_ids"] = [
-                tokenizer(variant, add_special_tokens=False).input_ids
-                for word in settings.bad_words
-                for variant in (word, f" {word}")  # at the beginning of a line, and within one
-            ]
-        return GenerationConfig(**{name: value for name, value in own.items() if value is not None})
-
-    def _sum_up(self) -> Reply:
-        total_s = time.perf_counter() - self._began
-        ttft_s = self._first_token_s if self._first_token_s is not None else total_s
-        ids = tuple(self._detokenizer.ids)
-        self._look()
-        reason: FinishReason = self._ended_by or ("stop" if self._detokenizer.is_stopped else "length")
-        decode_s = total_s - ttft_s
-        return Reply(
-            text=self._detokenizer.text,
-            finish_reason=reason,
-            n_prompt_tokens=self._n_prompt_tokens,
-            n_picture_tokens=sum(self._prepared.n_picture_tokens),
-            n_reused_tokens=0 if self._fitted is None else self._fitted.n_reused,
-            n_new_tokens=self._n_tokens,
-            ttft_s=ttft_s,
-            tokens_per_s=(self._n_tokens - 1) / decode_s if self._n_tokens > 1 and decode_s > 0 else 0.0,
-            total_s=total_s,
-            model=self._loaded.name,
-            notes=tuple(self._prepared.notes),
-            token_ids=ids,
-        )
-
-
-def _pad_token_id(theirs: GenerationConfig, stop_ids: Sequence[int]) -> int | None:
-    """Any id does for a single row, but transformers warns when there is none."""
-    if theirs.pad_token_id is not None:
-        return int(theirs.pad_token_id)
-    return stop_ids[0] if stop_ids else 0
-
-
-@contextmanager
-def _own_generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
-    """Generate with ``config`` alone: transformers fills every gap from the checkpoint's own."""
-    theirs = [(part, part.generation_config) for part in families.generating_parts(model)]
-    try:
-        for part, _ in theirs:
-            part.generation_config = config
-        yield
-    finally:
-        for part, own in theirs:
-            part.generation_config = own
-
-
-@contextmanager
-def _hooks_on_layers(model: Any, hook: Callable[..., None]) -> Iterator[Callable[[], None]]:
-    """Call ``hook`` before every layer of every stack (language model and vision tower alike)."""
-    handles = [
-        layer.register_forward_pre_hook(hook)
-        for module in model.modules()
-        if isinstance(module, torch.nn.ModuleList)
-        for layer in module
-    ]
-
-    def remove() -> None:
-        for handle in handles:
-            handle.remove()
-        handles.clear()
-
-    try:
-        yield remove
-    finally:
-        remove()

@@ -92,6 +92,7 @@ class Family:
         has_own_dialogue: whether `lay_out` writes dialogues without a chat template.
         reuse: "features" where caches and features of earlier prompts serve later ones (see `reuse`);
             "none" where that was not proved, or attention looks ahead or across.
+        is_batchable: whether prompts with different pictures in one call say what they say one by one.
         after_expansion: what the processor does to the text once the pictures' own texts are in it.
     """
 
@@ -115,6 +116,7 @@ class Family:
     has_own_dialogue: bool = False
     reuse: Literal["features", "none"] = "none"
     after_expansion: Callable[[str], str] = str
+    is_batchable: bool = True
 
 
 _FAKE = "<fake_token_around_image>"
@@ -207,7 +209,12 @@ FAMILIES: tuple[Family, ...] = (
         silent_words=("<img>", "</img>"),
         reuse="features",
     ),
-    Family("Llama 3.2 Vision", ("mllama",), stop_words=("<|eot_id|>", "<|eom_id|>")),
+    Family(
+        "Llama 3.2 Vision",
+        ("mllama",),
+        stop_words=("<|eot_id|>", "<|eom_id|>"),
+        is_batchable=False,  # the cross-attention mask of a batch lets rows without pictures drift
+    ),
     Family(
         "BLIP-2 and InstructBLIP",
         ("blip-2", "instructblip"),

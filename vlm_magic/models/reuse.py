@@ -124,11 +124,15 @@ class Reuse:
             fitted.keys = keys_of(inputs["input_ids"][0].tolist(), prepared.picture_spans, digests)
             fitted.cache, fitted.n_reused = self.prefixes.take(fitted.keys, prepared.picture_spans)
             inputs["past_key_values"] = fitted.cache
-        new = [
-            self.looks.features(digest)
-            for digest, (start, _) in zip(digests, prepared.picture_spans, strict=True)
-            if start >= fitted.n_reused
-        ]
+        try:
+            new = [
+                self.looks.features(digest)
+                for digest, (start, _) in zip(digests, prepared.picture_spans, strict=True)
+                if start >= fitted.n_reused
+            ]
+        except BaseException:  # a stop while a picture was looked at: the cache is whole, so keep it
+            self.keep(fitted, ())
+            raise
         if new:
             inputs["mm_encoder_outputs"] = {"image": as_encoder_output(new)}
         self.looks.tidy()
