@@ -221,7 +221,9 @@ def test_words_around_code_are_still_a_prompt(names: dict[str, object]) -> None:
 
 
 def test_a_lone_backtick_or_dollar_hides_nothing(names: dict[str, object]) -> None:
-    assert shown("it`s {a}\nand it`s {b} for $5 or {a} for $6", names) == "it`s 7\nand it`s 8 for $5 or 7 for $6"
+    assert (
+        shown("it`s {a}\nand it`s {b} for $5 or {a} for $6", names) == "it`s 7\nand it`s 8 for $5 or 7 for $6"
+    )
 
 
 JSON_TEXT = st.text(st.sampled_from("{}[]\"'\\`$_^ab cat:,\n!()"), max_size=12)
@@ -250,8 +252,44 @@ def test_any_text_without_braces_and_references_comes_back_equal(text: str) -> N
 
 MARKUP = st.lists(
     st.sampled_from(
-        ["{", "}", "{{", "}}", "(", ")", "[", "]", "![", "](", "`", "```", "~~~", "$", "$$", "\\", "\\frac", "_", "^"]
-        + ["{a}", "{a", "a}", "{cat}", "{{a}}", "a", "cat", " ", "\n", "'", '"', ":", "!r", "http://h/a.png", 'f"']
+        [
+            "{",
+            "}",
+            "{{",
+            "}}",
+            "(",
+            ")",
+            "[",
+            "]",
+            "![",
+            "](",
+            "`",
+            "```",
+            "~~~",
+            "$",
+            "$$",
+            "\\",
+            "\\frac",
+            "_",
+            "^",
+        ]
+        + [
+            "{a}",
+            "{a",
+            "a}",
+            "{cat}",
+            "{{a}}",
+            "a",
+            "cat",
+            " ",
+            "\n",
+            "'",
+            '"',
+            ":",
+            "!r",
+            "http://h/a.png",
+            'f"',
+        ]
     ),
     max_size=40,
 ).map("".join)
@@ -399,7 +437,18 @@ def test_names_are_read_and_never_changed(names: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["{cat}", "{{cat}}", "![](nope.png)", "https://example.org/x.png", "{no_such}", "<image>", "`", "```", "$", "\\"],
+    [
+        "{cat}",
+        "{{cat}}",
+        "![](nope.png)",
+        "https://example.org/x.png",
+        "{no_such}",
+        "<image>",
+        "`",
+        "```",
+        "$",
+        "\\",
+    ],
 )
 def test_what_a_variable_brings_in_is_never_scanned(value: str, names: dict[str, object]) -> None:
     assert shown("{value} then {cat}", {**names, "value": value}) == f"{value} then <cat>"
@@ -471,7 +520,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("![](photos/**/*.jpg)", "<photos/a.jpg><photos/b.jpg><photos/deep/c.jpg>"),
         ("![]({cat})", "<cat>"),
         ("![mine]({cats[0]})", "<mine>"),
-        ("![]() ![alt] ![alt]( ) !(x.png) \\![a](cat.png)", "![]() ![alt] ![alt]( ) !(x.png) \\![a](cat.png)"),
+        (
+            "![]() ![alt] ![alt]( ) !(x.png) \\![a](cat.png)",
+            "![]() ![alt] ![alt]( ) !(x.png) \\![a](cat.png)",
+        ),
     ],
 )
 def test_a_reference_becomes_its_pictures(
@@ -555,7 +607,9 @@ def test_a_bare_url_of_a_picture_is_a_mark(written: str, urls: list[str]) -> Non
 
 
 def test_text_of_the_panel_takes_names_attributes_and_items_only(names: dict[str, object]) -> None:
-    assert shown("{cat} {album.size} {cats[0]} {cats[1:]}", names, calls=False).startswith("<cat> 3 <cats[0]> <")
+    assert shown("{cat} {album.size} {cats[0]} {cats[1:]}", names, calls=False).startswith(
+        "<cat> 3 <cats[0]> <"
+    )
     for written in ("{f()}", "{album.first()}", "{cats[f()]}", "{len(cats)}", "{cats[[n for n in cats]]}"):
         assert shown(written, names, calls=False) == written
 

@@ -214,8 +214,6 @@ def _reduce_jpeg(image: Any, scale: int, longest_px: int | None) -> list[str]:
         ratio = max(width, height) / longest_px
         while scale * 2 <= min(8, ratio):
             scale *= 2
-        image.draft("RGB", (max(1, width // scale), max(1, height // scale)))
-        return []
     if scale > 1:
         image.draft("RGB", (max(1, width // scale), max(1, height // scale)))
         return [f"{width}×{height} decoded at 1/{scale}"]

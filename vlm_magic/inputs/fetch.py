@@ -352,6 +352,8 @@ def _failure(url: str, exc: Exception, limits: FetchLimits, clock: Deadline) -> 
     if ours is not None:
         return ours
     shown, kind = safe_name(url), type(exc).__name__
+    if (isinstance(exc, ValueError) and "URL" in kind) or isinstance(exc, UnicodeError):
+        return FetchRefusedError(f"{shown} cannot be read as a URL", hint="its spelling, in a browser")
     words = {
         "SSLError": "its certificate does not check out",
         "ConnectTimeout": "no answer",
