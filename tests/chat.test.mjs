@@ -56,6 +56,17 @@ test("a snapshot in the middle of an answer goes on from there", () => {
   assert.equal(state.turns.get("a").open, "23");
 });
 
+test("only what changed is sent, and what is gone goes", () => {
+  const state = started();
+  const sync = (order, turns) => applyMessage(state, { type: "sync", order, turns }).kind;
+  assert.equal(sync(["b", "a"], [turn("b", "done")]), "all");
+  assert.deepEqual([...state.turns.keys()].sort(), ["a", "b"]);
+  assert.deepEqual(state.order, ["b", "a"]);
+  assert.equal(sync(["b"], []), "all");
+  assert.equal(state.turns.has("a"), false);
+  assert.equal(sync(["b", "c"], []), "resync");
+});
+
 test("a finished answer takes no more words", () => {
   const state = started();
   applyMessage(state, { type: "turn", turn: turn("a", "done", { answer: "<p>x</p>" }) });

@@ -215,6 +215,18 @@ def test_a_person_talks_in_the_panel(lab: Lab, browser: Any) -> None:
         page.keyboard.press("Shift+Enter")
         page.keyboard.type("Say why.")
         assert box.input_value() == "Is {beach} like «picture 1» or «picture 2» ?\nSay why."
+        # A picture dragged out of the notebook itself; a remote one is only words.
+        drop = """([html, uri]) => {
+          const data = new DataTransfer();
+          if (html) data.setData("text/html", html);
+          data.setData("text/plain", uri);
+          document.querySelector(".vlm-composer").dispatchEvent(
+            new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+        }"""
+        own = page.locator(".vlm-pic img").first.get_attribute("src")
+        page.evaluate(drop, [f'<img src="{own}" alt="dragged">', ""])
+        page.wait_for_selector(".vlm-chip >> text=dragged")
+        page.click("button[aria-label='Remove dragged']")
         page.click("button[aria-label='Remove picture 2']")
         assert "«picture 2»" not in box.input_value()
         shoot(page, "draft")

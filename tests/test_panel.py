@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from panel_scenes import RICH, picture, question, reply, thumbnail
 
 from vlm_magic.messages import Chunk, Exchange, Picture, Progress, Text
+from vlm_magic.outputs.chat import ChatView
 from vlm_magic.outputs.drafts import marked_text, parts_of_draft, split_marks
 from vlm_magic.outputs.markdown import to_html
 from vlm_magic.outputs.panel import ChatPanel, page_code, page_style
 from vlm_magic.outputs.stream import AnswerStream
+from vlm_magic.outputs.views import AnswerView, PanelView, PlainView, TerminalView, choose_view
 
 
 class Heard(ChatPanel):
@@ -267,6 +271,27 @@ def test_a_conversation_replaces_what_was_shown_and_keeps_answers_under_way() ->
     panel.finish(exchange.id, exchange)
 
 
+def test_a_change_of_one_turn_sends_one_turn() -> None:
+    turns = [Exchange(f"e{n}", (Text(f"q{n}"),), reply=reply(f"a{n}")) for n in range(50)]
+    panel = Heard("chat")
+    panel.set_conversation(turns)
+    turns[7].is_stale = True
+    panel.set_conversation(turns)
+    panel.remove("e3")
+    first, second, third = panel.of_type("sync")
+    assert (len(first["turns"]), [turn["id"] for turn in second["turns"]], third["turns"]) == (50, ["e7"], [])
+    assert "e3" not in third["order"]
+
+
+def test_a_cells_panel_can_become_the_whole_conversation() -> None:
+    cell = Heard("cell", exchanges=[question()], blocking=True)
+    view = ChatView("main", panel=cell, on_action=lambda _: None)
+    view.show([question(1), question(2)])
+    assert (cell.kind, cell.title, cell.blocking) == ("chat", "Conversation main", False)
+    assert "send" in cell.abilities
+    assert [turn["id"] for turn in cell.snapshot()] == ["x1", "x2"]
+
+
 @pytest.mark.parametrize("text", ["", "only text", "«picture 1»", "a «picture 1» b «picture 1» «picture 0»"])
 def test_marks_and_parts_are_two_forms_of_the_same(text: str) -> None:
     shown = Picture("p", name="p")
@@ -289,3 +314,123 @@ def test_the_pages_own_logic() -> None:
         [node, "--test", str(test)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+class Published:
+    """What a cell put into its outputs, in place of a kernel's display."""
+
+    def __init__(self) -> None:
+        self.outputs: list[list[dict[str, Any]]] = []  # for each output, what it held, oldest first
+
+    def __call__(self, bundle: dict[str, Any], *, raw: bool = False, display_id: bool = False) -> Any:
+        assert raw
+        states = [bundle]
+        self.outputs.append(states)
+
+        class Handle:
+            def update(self, newer: dict[str, Any], *, raw: bool = False) -> None:
+                states.append(newer)
+
+        return Handle() if display_id else None
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Published:
+    fake = Published()
+    monkeypatch.setattr("IPython.display.display", fake)
+    return fake
+
+
+def play(view: AnswerView, words: str = "A red circle.", pause_s: float = 0.0) -> Exchange:
+    exchange = question()
+    view.progress(Progress("queued", 1))
+    view.begin(exchange)
+    for n, word in enumerate(words.split(" "), start=1):
+        view.push(Chunk(word if n == 1 else f" {word}", n))
+        time.sleep(pause_s)
+    exchange.reply = reply(words)
+    view.finish(exchange)
+    return exchange
+
+
+def test_a_cell_publishes_panel_and_transcript_once_each(published: Published) -> None:
+    view = PanelView(thumbnail=thumbnail)
+    play(view)
+    panel, transcript = published.outputs
+    assert [list(state) for state in panel] == [["application/vnd.jupyter.widget-view+json"]]
+    assert [set(state) for state in transcript] == [{"text/html", "text/markdown", "text/plain"}]
+    assert view.panel is not None
+    assert view.panel.snapshot()[0]["state"] == "done"
+
+
+def test_without_a_page_the_answer_streams_as_plain_output(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm_magic.outputs.views.HANDSHAKE_S", 0.05)
+    play(PanelView(thumbnail=thumbnail), "words " * 60, pause_s=0.01)
+    _, plain = published.outputs
+    assert len(plain) >= 3, "it grew before it was whole"
+    assert "31 tokens/s" in plain[-1]["text/plain"], "and the transcript took its place"
+
+
+def test_a_page_that_answers_gets_no_plain_output(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm_magic.outputs.views.HANDSHAKE_S", 0.0)
+    view = PanelView()
+    exchange = question()
+    view.begin(exchange)
+    assert view.panel is not None
+    view.panel._handle_custom_msg({"type": "ready", "known": [["x1", "waiting"]]}, [])
+    view.push(Chunk("words", 1))
+    assert len(published.outputs) == 1
+
+
+def test_a_failed_answer_leaves_no_transcript(published: Published) -> None:
+    view = PanelView()
+    view.begin(question())
+    view.fail()
+    assert len(published.outputs) == 1
+    assert view.panel is not None
+    assert view.panel.snapshot()[0]["state"] == "failed"
+
+
+def test_a_program_gets_the_transcript_and_a_person_without_panel_sees_it_grow(published: Published) -> None:
+    play(PlainView())
+    play(PlainView(live=True), "words " * 60, pause_s=0.01)
+    silent, growing = published.outputs
+    assert len(silent) == 1
+    assert len(growing) >= 3
+    assert growing[-1] == silent[-1] | growing[-1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "use_panel", "kind"),
+    [
+        ({"metadata": {"cellId": "a"}, "content": {}}, True, PanelView),
+        ({"metadata": {}, "content": {"allow_stdin": True}}, True, PanelView),
+        ({"metadata": {"cellId": "a"}, "content": {}}, False, PlainView),
+        ({"metadata": {}, "content": {"allow_stdin": False}}, True, PlainView),
+        ({}, True, PlainView),
+    ],
+)
+def test_the_view_fits_where_the_code_runs(
+    monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], use_panel: bool, kind: type
+) -> None:
+    shell = SimpleNamespace(kernel=object(), parent_header=request_)
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    assert type(choose_view(use_panel=use_panel)) is kind
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+    assert type(choose_view(use_panel=use_panel)) is TerminalView
+
+
+def test_the_outputs_are_imported_without_their_libraries() -> None:
+    code = (
+        "import sys; import vlm_magic.outputs.views, vlm_magic.outputs.chat, vlm_magic.outputs.export;"
+        "heavy = {'anywidget', 'ipywidgets', 'nh3', 'markdown_it', 'pygments', 'torch'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"

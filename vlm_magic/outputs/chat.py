@@ -40,6 +40,7 @@ class ChatView:
         actions: the kinds that it handles.
         completer: gives the names of variables that begin with a prefix.
         settings: what the settings form shows at first.
+        panel: a panel that is on a page already, such as that of a cell: it becomes this chat.
     """
 
     def __init__(
@@ -53,19 +54,21 @@ class ChatView:
         actions: Sequence[str] = ALL_ACTIONS,
         completer: Callable[[str], Iterable[str]] | None = None,
         settings: dict[str, Any] | None = None,
+        panel: ChatPanel | None = None,
     ) -> None:
         self.title = f"Conversation {name}"
         self.panel: ChatPanel | None = None
         self._model = model
         self._saved = thumbnail if save_thumbnails else None
         self._transcript: Any = None
-        if surroundings() != "person":
+        self._is_on_page = panel is not None
+        if panel is None and surroundings() != "person":
             return
         from vlm_magic.outputs.panel import ChatPanel
 
-        self.panel = ChatPanel(
-            "chat", thumbnail=thumbnail, title=self.title, model=model, settings=settings or {}
-        )
+        self.panel = panel or ChatPanel(thumbnail=thumbnail)
+        self.panel.title, self.panel.settings = self.title, settings or {}
+        self.panel.blocking, self.panel.kind = False, "chat"
         self.panel.completer = completer
         if on_action is not None:
             self.panel.on_action(on_action, actions)
@@ -82,6 +85,9 @@ class ChatView:
                 display(self._bundle(shown), raw=True)
             return
         self.panel.set_conversation(shown, model=self._model)
+        if self._is_on_page:
+            return
+        self._is_on_page = True
         display(self.panel.view_bundle(), raw=True)
         self._transcript = display(self._bundle(shown), raw=True, display_id=True)
 

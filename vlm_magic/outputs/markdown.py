@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,11 @@ def to_html(text: str) -> str:
         HTML that is inert wherever it is put. Never raises.
     """
     cleaned = _PRIVATE.sub("\N{REPLACEMENT CHARACTER}", clean_text(text))
-    if len(cleaned) > _MAX_CHARS:
-        return plain_html(cleaned)
+    return plain_html(cleaned) if len(cleaned) > _MAX_CHARS else _cleaned_to_html(cleaned)
+
+
+@lru_cache(maxsize=128)  # a conversation is shown again with every change of it
+def _cleaned_to_html(cleaned: str) -> str:
     pieces = [cleaned] if len(cleaned) <= _PIECE_CHARS else split_blocks(cleaned, _PIECE_CHARS)
     return "".join(_piece_to_html(piece) for piece in pieces)
 

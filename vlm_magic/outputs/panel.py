@@ -162,20 +162,26 @@ class ChatPanel(anywidget.AnyWidget):
         self.send({"type": "turn", "turn": turn})
 
     def set_conversation(self, exchanges: Iterable[Exchange], *, model: str = "") -> None:
-        """Show these exchanges and no others; answers under way go on."""
-        shown = list(exchanges)
+        """Show these exchanges and no others; answers under way go on. Only what changed is sent."""
         with self._lock:
-            under_way = {key: turn for key, turn in self._turns.items() if key in self._streams}
-            self._turns = {e.id: under_way.get(e.id) or self._turn(e, model) for e in shown}
-            self._pictures = {e.id: e.pictures for e in shown}
-        self.send({"type": "turns", "turns": self.snapshot()})
+            before, self._turns = self._turns, {}
+            for exchange in exchanges:
+                known = before.get(exchange.id)
+                is_going_on = known is not None and exchange.id in self._streams
+                self._turns[exchange.id] = known if known and is_going_on else self._turn(exchange, model)
+                self._pictures[exchange.id] = exchange.pictures
+            self._pictures = {key: self._pictures[key] for key in self._turns}
+            changed = [turn for key, turn in self._turns.items() if turn != before.get(key)]
+            order = list(self._turns)
+        self.send({"type": "sync", "order": order, "turns": changed})
 
     def remove(self, exchange_id: str) -> None:
         """Take a turn off the page."""
         with self._lock:
             self._turns.pop(exchange_id, None)
             self._pictures.pop(exchange_id, None)
-        self.send({"type": "turns", "turns": self.snapshot()})
+            order = list(self._turns)
+        self.send({"type": "sync", "order": order, "turns": []})
 
     def push(self, exchange_id: str, chunk: Chunk) -> None:
         """Add words to an answer; returns at once, from any thread."""
@@ -327,7 +333,7 @@ class ChatPanel(anywidget.AnyWidget):
             "stale": exchange.is_stale,
             "badges": badges(exchange),
             "speaker": clean_text(model) or "Model",
-            "hidden": bool(getattr(exchange, "is_hidden", False)),
+            "hidden": exchange.is_hidden,
             "alternatives": [_answer(earlier, model) for earlier in exchange.alternatives],
         }
         if reply is not None:

@@ -104,6 +104,7 @@ class PanelView {
       this.node.replaceChildren(...this.head(), this.list, ...(this.composer ? [this.composer.node] : []));
     } else this.node.replaceChildren(this.list);
     this.update({ kind: "all" });
+    for (const view of this.turns.values()) view.showTools();
   }
 
   head() {
@@ -184,12 +185,15 @@ class PanelView {
   showAll() {
     const { order } = this.store.state;
     for (const [id, view] of this.turns) {
-      if (order.includes(id)) view.render();
-      else this.turns.delete(id);
+      if (!order.includes(id)) this.turns.delete(id);
+      else if (view.rendered !== view.turn) view.render();
     }
     for (const id of order) if (!this.turns.has(id)) this.addTurn(id);
     const nodes = order.map((id) => this.turns.get(id).node);
-    this.list.replaceChildren(...(nodes.length ? nodes : [el("p", { class: "vlm-empty" }, "No turns yet.")]));
+    if (!nodes.length) nodes.push(el("p", { class: "vlm-empty" }, "No turns yet."));
+    // Moving a node takes the focus from what is in it, so nodes that stand right are left alone.
+    const isSame = nodes.length === this.list.childNodes.length && nodes.every((n, i) => n === this.list.childNodes[i]);
+    if (!isSame) this.list.replaceChildren(...nodes);
   }
 
   addTurn(id) {

@@ -33,6 +33,13 @@ export function applyMessage(state, message) {
       state.turns.set(id, withStream(message.turn));
       return { kind: "turn", id };
     }
+    case "sync": {
+      for (const turn of message.turns) state.turns.set(turn.id, withStream(turn));
+      for (const id of state.turns.keys()) if (!message.order.includes(id)) state.turns.delete(id);
+      state.order = message.order;
+      const isWhole = message.order.every((id) => state.turns.has(id));
+      return isWhole ? { kind: "all" } : { kind: "resync" };
+    }
     case "progress": {
       const turn = state.turns.get(message.id);
       if (!turn) return { kind: "none" };

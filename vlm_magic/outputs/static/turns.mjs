@@ -42,10 +42,8 @@ export class TurnView {
   /** Show the whole turn anew. All HTML was made inert in the kernel. */
   render() {
     const { turn } = this;
-    if (this.question.innerHTML !== turn.question) {
-      this.question.innerHTML = turn.question;
-      this.wirePictures();
-    }
+    this.rendered = turn;
+    if (!this.isEditing && this.asked !== turn.question) this.showQuestion();
     this.node.classList.toggle("vlm-hidden-turn", !!turn.hidden);
     const hidden = turn.hidden ? el("span", { class: "vlm-badge" }, "hidden from the model") : null;
     this.userRole.replaceChildren(el("b", {}, "You"), ...(hidden ? [hidden] : []));
@@ -57,6 +55,12 @@ export class TurnView {
     else this.showStream(turn);
     addCopyButtons(this.blocks);
     this.showTools();
+  }
+
+  showQuestion() {
+    this.asked = this.turn.question;
+    this.question.innerHTML = this.asked;
+    this.wirePictures();
   }
 
   /** The finished answer; it was read out block by block, so it is not read out again. */
@@ -145,7 +149,7 @@ export class TurnView {
         ),
       can("delete") && button("trash", "Delete this turn", act("delete"), quiet),
     ];
-    this.userTools.replaceChildren(...userTools.filter(Boolean));
+    this.userTools.replaceChildren(...(this.isEditing ? [] : userTools.filter(Boolean)));
   }
 
   stopButton() {
@@ -191,8 +195,8 @@ export class TurnView {
     const box = el("textarea", { class: "vlm-input", "aria-label": "Edit this message", rows: 2 });
     box.value = this.turn.source;
     const close = () => {
-      this.question.innerHTML = this.turn.question;
-      this.wirePictures();
+      this.isEditing = false;
+      this.showQuestion();
       this.showTools();
       this.userTools.querySelector("button")?.focus();
     };
@@ -212,6 +216,7 @@ export class TurnView {
     const buttons = [button("check", "Ask again", save), button("close", "Cancel", close)];
     this.question.replaceChildren(box, el("div", { class: "vlm-row" }, later, ...buttons));
     this.userTools.replaceChildren();
+    this.isEditing = true;
     box.focus();
   }
 
