@@ -64,12 +64,20 @@ def _pad_token_id(theirs: GenerationConfig, stop_ids: Sequence[int]) -> int:
 
 
 def _spellings(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
-    """The tokens of each word at the beginning of a line and within one."""
-    return [
-        tokenizer(spelling, add_special_tokens=False)["input_ids"]
-        for word in words
-        for spelling in (word, f" {word}")
-    ]
+    """The tokens of each word at the beginning of a text, after a space, a line break or a letter."""
+
+    def ids_of(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    found: list[list[int]] = []
+    for word in words:
+        found += [ids_of(word), ids_of(f" {word}")]
+        for before in ("a", "\n", ":"):
+            start, whole = ids_of(before), ids_of(before + word)
+            if whole[: len(start)] == start:
+                found.append(whole[len(start) :])
+    return [list(ids) for ids in dict.fromkeys(map(tuple, found)) if ids]
 
 
 @contextmanager
