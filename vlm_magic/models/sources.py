@@ -176,7 +176,7 @@ def fetch_weights(
             f"{source.name} has no complete safetensors weights",
             have=_listing(folder),
             hint="--unsafe-weights loads pickled ones, which can run code"
-            if any(folder.glob("*.bin"))
+            if source.repo_id or any(folder.glob("*.bin"))
             else "",
         )
     return Source(source.name, folder, source.repo_id)
