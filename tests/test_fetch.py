@@ -191,13 +191,50 @@ def test_no_server_costs_more_than_a_hundred_megabytes(server: HostileServer) ->
 # -- addresses ---------------------------------------------------------------------------------
 
 PRIVATE = [
-    "127.0.0.1", "127.9.9.9", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.0.1", "169.254.169.254", "0.0.0.0",
-    "0.1.2.3", "100.64.0.1", "192.0.0.1", "192.0.2.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1",
-    "239.255.255.255", "240.0.0.1", "255.255.255.255", "192.88.99.1", "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1",
-    "fd00:ec2::254", "fec0::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::ffff:0:8.8.8.8", "::8.8.8.8",
-    "64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::1", "2002:7f00:1::", "2002:808:808::", "2001::1", "2001:db8::1",
-    "100::1", "3fff::1", "5f00::1", "not an address",
-]  # fmt: skip
+    "127.0.0.1",
+    "127.9.9.9",
+    "10.0.0.1",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.168.0.1",
+    "169.254.169.254",
+    "0.0.0.0",
+    "0.1.2.3",
+    "100.64.0.1",
+    "192.0.0.1",
+    "192.0.2.1",
+    "198.18.0.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "224.0.0.1",
+    "239.255.255.255",
+    "240.0.0.1",
+    "255.255.255.255",
+    "192.88.99.1",
+    "::",
+    "::1",
+    "fe80::1",
+    "fe80::1%eth0",
+    "fc00::1",
+    "fd00:ec2::254",
+    "fec0::1",
+    "ff02::1",
+    "::ffff:127.0.0.1",
+    "::ffff:8.8.8.8",
+    "::ffff:0:8.8.8.8",
+    "::8.8.8.8",
+    "64:ff9b::7f00:1",
+    "64:ff9b::808:808",
+    "64:ff9b:1::1",
+    "2002:7f00:1::",
+    "2002:808:808::",
+    "2001::1",
+    "2001:db8::1",
+    "100::1",
+    "3fff::1",
+    "5f00::1",
+    "not an address",
+]
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -225,11 +262,26 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 URLS = [
-    "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/", "http://0/",
-    "http://localhost/", "http://localhost./", "http://LOCALHOST:8080/", "http://[::1]/", "http://[::ffff:127.0.0.1]/",
-    "http://[::ffff:7f00:1]/", "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/", "http://169.254.169.254/latest/",
-    "http://user:pw@10.0.0.1/", "http://[fe80::1]/", "https://192.168.1.1:8443/", "http://①②⑦.⓪.⓪.①/",
-]  # fmt: skip
+    "http://127.0.0.1/",
+    "http://127.1/",
+    "http://2130706433/",
+    "http://0x7f.1/",
+    "http://0177.0.0.1/",
+    "http://0/",
+    "http://localhost/",
+    "http://localhost./",
+    "http://LOCALHOST:8080/",
+    "http://[::1]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://[::ffff:7f00:1]/",
+    "http://[64:ff9b::7f00:1]/",
+    "http://[2002:7f00:1::]/",
+    "http://169.254.169.254/latest/",
+    "http://user:pw@10.0.0.1/",
+    "http://[fe80::1]/",
+    "https://192.168.1.1:8443/",
+    "http://①②⑦.⓪.⓪.①/",
+]
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -317,7 +369,20 @@ def test_a_slow_resolver_does_not_pass_the_deadline(
     done.set()
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/a", "http://", "http:///a.png", "//h/a.png", "http://[bad/a", "http://h:99999/a", "http://a b/c", "http://\x00/"])  # fmt: skip
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://h/a",
+        "http://",
+        "http:///a.png",
+        "//h/a.png",
+        "http://[bad/a",
+        "http://h:99999/a",
+        "http://a b/c",
+        "http://\x00/",
+    ],
+)
 def test_what_is_no_web_address_is_refused(url: str, spy: list[object]) -> None:
     with pytest.raises(FetchError) as caught:
         fetch_picture_bytes(url)
@@ -465,12 +530,19 @@ def test_forgetting_empties_the_cache_and_says_how_much(server: HostileServer, l
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({}, 24 * 3600), ({"Cache-Control": "no-store"}, 0), ({"Cache-Control": "no-cache"}, 0), ({"Cache-Control": "max-age=60"}, 60),
-        ({"Cache-Control": "max-age=60", "Age": "50"}, 10), ({"Cache-Control": "public, MAX-AGE=99999999999"}, 7 * 24 * 3600),
-        ({"Cache-Control": "max-age=60, no-store"}, 0), ({"Expires": "0"}, 0), ({"Expires": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
-        ({"Vary": "*"}, 0), ({"Pragma": "no-cache"}, 0),
+        ({}, 24 * 3600),
+        ({"Cache-Control": "no-store"}, 0),
+        ({"Cache-Control": "no-cache"}, 0),
+        ({"Cache-Control": "max-age=60"}, 60),
+        ({"Cache-Control": "max-age=60", "Age": "50"}, 10),
+        ({"Cache-Control": "public, MAX-AGE=99999999999"}, 7 * 24 * 3600),
+        ({"Cache-Control": "max-age=60, no-store"}, 0),
+        ({"Expires": "0"}, 0),
+        ({"Expires": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
+        ({"Vary": "*"}, 0),
+        ({"Pragma": "no-cache"}, 0),
     ],
-)  # fmt: skip
+)
 def test_the_server_says_how_long_a_picture_is_fresh(headers: dict[str, str], seconds: float) -> None:
     assert cache.lifetime_s(headers) == seconds
 

@@ -22,8 +22,15 @@ def opened(data: bytes) -> Image.Image:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((400, 240), (192, 115)), ((240, 400), (115, 192)), ((40, 24), (40, 24)), ((1, 1), (1, 1)), ((1, 5000), (1, 192)), ((5000, 2), (192, 1))],
-)  # fmt: skip
+    [
+        ((400, 240), (192, 115)),
+        ((240, 400), (115, 192)),
+        ((40, 24), (40, 24)),
+        ((1, 1), (1, 1)),
+        ((1, 5000), (1, 192)),
+        ((5000, 2), (192, 1)),
+    ],
+)
 def test_the_longest_side_is_bounded_and_nothing_is_enlarged(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:

@@ -101,9 +101,13 @@ def _plain_files() -> Iterator[File]:
         for mode in modes.split():
             yield File(f"{kind}-{mode}.{kind.lower()}", encoded(by_mode[mode], kind), rgb(by_mode[mode]), 0.5)
     for name, options in {
-        "baseline": {}, "progressive": {"progressive": True}, "444": {"subsampling": 0}, "422": {"subsampling": 1},
-        "restart": {"restart_marker_blocks": 1}, "optimised": {"optimize": True},
-    }.items():  # fmt: skip
+        "baseline": {},
+        "progressive": {"progressive": True},
+        "444": {"subsampling": 0},
+        "422": {"subsampling": 1},
+        "restart": {"restart_marker_blocks": 1},
+        "optimised": {"optimize": True},
+    }.items():
         data = encoded(image, "JPEG", quality=95, **options)
         yield File(f"JPEG-{name}.jpg", data, rgb(image), 12)
     yield File("JPEG-gray.jpg", encoded(gray, "JPEG", quality=95), rgb(gray), 6)
@@ -180,9 +184,15 @@ def big_endian_tiff(array: np.ndarray) -> bytes:
     """A gray 16-bit TIFF with the high byte first."""
     height, width = array.shape
     tags = [
-        (256, 3, width), (257, 3, height), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8 + 2 + 8 * 12 + 4),
-        (278, 3, height), (279, 4, array.nbytes),
-    ]  # fmt: skip
+        (256, 3, width),
+        (257, 3, height),
+        (258, 3, 16),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8 + 2 + 8 * 12 + 4),
+        (278, 3, height),
+        (279, 4, array.nbytes),
+    ]
     head = b"MM\0*" + struct.pack(">IH", 8, len(tags))
     for tag, kind, value in tags:
         head += struct.pack(">HHI", tag, kind, 1) + (
@@ -198,9 +208,12 @@ def _turned_files() -> Iterator[File]:
         exif = Image.Exif()
         exif[0x0112] = orientation
         for kind, options, tolerance in (
-            ("JPEG", {"quality": 95, "subsampling": 0}, 8), ("PNG", {}, 0.5), ("WEBP", {"lossless": True}, 0.5),
-            ("TIFF", {}, 0.5), ("AVIF", {"quality": 95, "subsampling": "4:4:4"}, 8),
-        ):  # fmt: skip
+            ("JPEG", {"quality": 95, "subsampling": 0}, 8),
+            ("PNG", {}, 0.5),
+            ("WEBP", {"lossless": True}, 0.5),
+            ("TIFF", {}, 0.5),
+            ("AVIF", {"quality": 95, "subsampling": "4:4:4"}, 8),
+        ):
             data = encoded(stored, kind, exif=exif.tobytes() if kind != "TIFF" else exif, **options)
             yield File(f"{kind}-turned-{orientation}.{kind.lower()}", data, upright, tolerance)
     for name, value in (("0", 0), ("9", 9), ("65535", 65535)):
@@ -216,9 +229,12 @@ def _turned_files() -> Iterator[File]:
 def _frames() -> Iterator[File]:
     first, others = scene(), [Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("black", "white")]
     for kind, options, tolerance in (
-        ("GIF", {}, 8), ("WEBP", {"lossless": True}, 0.5), ("PNG", {}, 0.5), ("TIFF", {}, 0.5),
+        ("GIF", {}, 8),
+        ("WEBP", {"lossless": True}, 0.5),
+        ("PNG", {}, 0.5),
+        ("TIFF", {}, 0.5),
         ("AVIF", {"quality": 95, "subsampling": "4:4:4"}, 8),
-    ):  # fmt: skip
+    ):
         data = encoded(first, kind, save_all=True, append_images=others, **options)
         yield File(f"{kind}-animated.{kind.lower()}", data, rgb(first), tolerance)
     yield File(
@@ -302,17 +318,39 @@ def _disguised() -> Iterator[File]:
         yield File(f"png-called.{suffix}", bases["a.png"], seen, 0.5)
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
     others = {
-        "empty": b"", "space": b" \n", "text": b"just words\n" * 20, "html": b"<!DOCTYPE html><html></html>",
-        "svg": svg, "xml": b"<?xml version='1.0'?>" + svg, "json": b'{"error": "no"}', "zip": b"PK\3\4" + bytes(60),
-        "gzip": b"\x1f\x8b" + bytes(60), "pdf": b"%PDF-1.7" + bytes(60), "psd": b"8BPS" + bytes(60),
-        "ico": b"\0\0\1\0" + bytes(60), "jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(60), "jxl": b"\xff\x0a" + bytes(60),
-        "exr": b"v/1\x01" + bytes(60), "hdr": b"#?RADIANCE\n" + bytes(60), "dds": b"DDS " + bytes(124),
-        "mp4": b"\0\0\0\x20ftypisom" + bytes(60), "webm": b"\x1aE\xdf\xa3" + bytes(60), "lfs": b"version https://git-lfs.github.com/spec/v1\n",
-        "npy": b"\x93NUMPY" + bytes(60), "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n", "ppm": b"P6 1 1 255\nabc", "pcx": b"\x0a\5\1\x08" + bytes(124),
-        "tga": bytes(18) + b"abc", "fli": bytes(4) + b"\x11\xaf" + bytes(122), "blp": b"BLP2" + bytes(150), "fits": b"SIMPLE  =                    T" + bytes(60),
-        "zeros": bytes(5000), "ones": b"\xff" * 5000, "BM": b"BM is a text about cars" * 5,
+        "empty": b"",
+        "space": b" \n",
+        "text": b"just words\n" * 20,
+        "html": b"<!DOCTYPE html><html></html>",
+        "svg": svg,
+        "xml": b"<?xml version='1.0'?>" + svg,
+        "json": b'{"error": "no"}',
+        "zip": b"PK\3\4" + bytes(60),
+        "gzip": b"\x1f\x8b" + bytes(60),
+        "pdf": b"%PDF-1.7" + bytes(60),
+        "psd": b"8BPS" + bytes(60),
+        "ico": b"\0\0\1\0" + bytes(60),
+        "jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(60),
+        "jxl": b"\xff\x0a" + bytes(60),
+        "exr": b"v/1\x01" + bytes(60),
+        "hdr": b"#?RADIANCE\n" + bytes(60),
+        "dds": b"DDS " + bytes(124),
+        "mp4": b"\0\0\0\x20ftypisom" + bytes(60),
+        "webm": b"\x1aE\xdf\xa3" + bytes(60),
+        "lfs": b"version https://git-lfs.github.com/spec/v1\n",
+        "npy": b"\x93NUMPY" + bytes(60),
+        "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        "ppm": b"P6 1 1 255\nabc",
+        "pcx": b"\x0a\5\1\x08" + bytes(124),
+        "tga": bytes(18) + b"abc",
+        "fli": bytes(4) + b"\x11\xaf" + bytes(122),
+        "blp": b"BLP2" + bytes(150),
+        "fits": b"SIMPLE  =                    T" + bytes(60),
+        "zeros": bytes(5000),
+        "ones": b"\xff" * 5000,
+        "BM": b"BM is a text about cars" * 5,
         "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60),
-    }  # fmt: skip
+    }
     for name, data in others.items():
         for suffix in ("png", "jpg"):
             yield File(f"{name}-called.{suffix}", data, must_fail=True)
@@ -410,9 +448,17 @@ def tiled_tiff(tile_width: int, tile_height: int) -> bytes:
     """A TIFF of 32×32 whose only tile is declared far larger, deflated."""
     pixels = zlib.compress(bytes(32 * 32 * 3))
     tags = [
-        (256, 3, 32), (257, 3, 32), (258, 3, 8), (259, 3, 8), (262, 3, 2), (277, 3, 3),
-        (322, 4, tile_width), (323, 4, tile_height), (324, 4, 8 + 2 + 10 * 12 + 4), (325, 4, len(pixels)),
-    ]  # fmt: skip
+        (256, 3, 32),
+        (257, 3, 32),
+        (258, 3, 8),
+        (259, 3, 8),
+        (262, 3, 2),
+        (277, 3, 3),
+        (322, 4, tile_width),
+        (323, 4, tile_height),
+        (324, 4, 8 + 2 + 10 * 12 + 4),
+        (325, 4, len(pixels)),
+    ]
     head = b"II*\0" + struct.pack("<IH", 8, len(tags))
     head += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     return head + b"\0\0\0\0" + pixels
@@ -423,10 +469,19 @@ def _hostile_chunks() -> Iterator[File]:
     bomb = zlib.compress(bytes(100_000_000), 9)
     row = zlib.compress(b"".join(b"\0" + bytes(range(30)) for _ in range(10)))
     for kind, body in (
-        (b"zTXt", b"key\0\0" + bomb), (b"iTXt", b"key\0\1\0\0\0" + bomb), (b"iCCP", b"profile\0\0" + bomb),
-        (b"tEXt", b"key\0" + b"x" * 500_000), (b"eXIf", b"II*\0\xff\xff\xff\xff"), (b"tRNS", b"\0" * 300), (b"PLTE", b"\0" * 5),
-        (b"acTL", b"\xff" * 8), (b"fcTL", b"\0" * 26), (b"gAMA", b""), (b"pHYs", b"\0"), (b"ABCD", b"unknown and critical"),
-    ):  # fmt: skip
+        (b"zTXt", b"key\0\0" + bomb),
+        (b"iTXt", b"key\0\1\0\0\0" + bomb),
+        (b"iCCP", b"profile\0\0" + bomb),
+        (b"tEXt", b"key\0" + b"x" * 500_000),
+        (b"eXIf", b"II*\0\xff\xff\xff\xff"),
+        (b"tRNS", b"\0" * 300),
+        (b"PLTE", b"\0" * 5),
+        (b"acTL", b"\xff" * 8),
+        (b"fcTL", b"\0" * 26),
+        (b"gAMA", b""),
+        (b"pHYs", b"\0"),
+        (b"ABCD", b"unknown and critical"),
+    ):
         yield File(f"chunk-{kind.decode()}.png", png(10, 10, body=row, extra=png_chunk(kind, body)))
     yield File("bomb-idat.png", png(10, 10, body=bomb))
     many = b"".join(png_chunk(b"tEXt", b"k%d\0v" % n) for n in range(20_000))

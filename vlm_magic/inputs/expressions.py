@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vlm_magic.errors import ExpressionError, near_names, shorten
 
@@ -26,7 +27,8 @@ _CHAIN = re.compile(r"[\w. \t]*")
 _NESTED = re.compile(r"[^()\[\]{}'\"]*")
 _STRING = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
 _CONVERSION = re.compile(r"!([rsa])(?=[:}])")
-_SPEC = re.compile(r":([^{}\n]{1,60})\}")
+_SPEC = re.compile(r":((?:[^{}\n]|\{[^\W\d]\w*\}){1,60})\}")
+_SPEC_NAME = re.compile(r"\{([^\W\d]\w*)\}")  # {x:{width}.{digits}f}
 # [[fill]align][sign][z][#][0][width][grouping][.precision][type], or a date format such as %d %B %Y
 _MINI_LANGUAGE = re.compile(r"(?:.?[<>=^])?[-+]?z?#?0?\d*[_,]?(?:\.\d+)?[bcdeEfFgGnosxX%]?")
 _DATE_FORMAT = re.compile(r"(?=.*%[a-zA-Z])[%\w /:.,\-]+")
@@ -78,6 +80,8 @@ class Field:
 
     def is_known(self, names: Mapping[str, object]) -> bool:
         """Whether ``names`` has what the expression starts from."""
+        if any(name not in names for name in _SPEC_NAME.findall(self.spec)):
+            return False
         if self.root in names:
             # {a:b} is a field with a format spec, or a dict display of two variables: then it is code.
             return not (len(self.spec) == 1 and self.spec.isalpha() and self.spec in names)
@@ -114,6 +118,7 @@ def read_field(text: str, start: int, *, calls: bool = True) -> Field | None:
 
 
 def _is_format_spec(spec: str) -> bool:
+    spec = _SPEC_NAME.sub("1", spec)
     return bool(_MINI_LANGUAGE.fullmatch(spec) or _DATE_FORMAT.fullmatch(spec))
 
 
@@ -166,6 +171,36 @@ def _checked(
     source: str, conversion: str, spec: str, *, is_padded: bool, end: int, calls: bool
 ) -> Field | None:
     """The field, if ``source`` is a chain that starts from a name."""
+    chain = _read_chain(source)
+    if chain is None or (not calls and not chain.is_without_calls):
+        return None
+    return Field(
+        source=source,
+        root=chain.root,
+        conversion=conversion,
+        spec=spec,
+        inner=chain.inner | frozenset(_SPEC_NAME.findall(spec)),
+        is_plain=chain.is_plain,
+        is_padded=is_padded,
+        calls_root=chain.calls_root,
+        end=end,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """What the syntax of one expression says."""
+
+    root: str
+    inner: frozenset[str]
+    is_plain: bool
+    calls_root: bool
+    is_without_calls: bool
+
+
+@lru_cache(maxsize=1024)  # a prompt is read again at every run of its cell
+def _read_chain(source: str) -> _Chain | None:
+    """The chain that ``source`` is, or None."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on the person's escapes are not for now
@@ -178,18 +213,12 @@ def _checked(
     nodes = list(ast.walk(tree))
     if any(isinstance(node, _NEVER) for node in nodes):
         return None
-    if not calls and not all(isinstance(node, _NO_CALL + _NO_CALL_PARTS) for node in nodes):
-        return None
-    return Field(
-        source=source,
+    return _Chain(
         root=root.id,
-        conversion=conversion,
-        spec=spec,
         inner=frozenset(n.id for n in nodes if isinstance(n, ast.Name) and n is not root),
         is_plain=tree.body is root,
-        is_padded=is_padded,
         calls_root=any(isinstance(n, ast.Call) and n.func is root for n in nodes),
-        end=end,
+        is_without_calls=all(isinstance(node, _NO_CALL + _NO_CALL_PARTS) for node in nodes),
     )
 
 
@@ -229,7 +258,9 @@ def evaluate_field(field: Field, names: Mapping[str, object], *, where: str = ""
 _CONVERSIONS: dict[str, Callable[[object], str]] = {"": str, "s": str, "r": repr, "a": ascii}
 
 
-def formatted(field: Field, value: object, *, where: str = "") -> str:
+def formatted(
+    field: Field, value: object, names: Mapping[str, object] | None = None, *, where: str = ""
+) -> str:
     """The text of ``value`` after the field's conversion and format spec.
 
     Raises:
@@ -239,7 +270,8 @@ def formatted(field: Field, value: object, *, where: str = "") -> str:
     try:
         if not field.spec:
             return convert(value)
-        return format(convert(value) if field.conversion else value, field.spec)
+        spec = _SPEC_NAME.sub(lambda found: str((names or {})[found[1]]), field.spec)
+        return format(convert(value) if field.conversion else value, spec)
     except Exception as exc:
         raise _failure(field, {}, exc, where) from exc
 

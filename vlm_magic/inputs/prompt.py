@@ -135,7 +135,7 @@ def _value_parts(
         pictures = try_pictures(value, found.source, options=options)
         if pictures is not None:
             return list(pictures)
-    return [Text(formatted(found, value, where=where))]
+    return [Text(formatted(found, value, names, where=where))]
 
 
 def _unknown_name(name: str, names: Mapping[str, object], where: str) -> PictureNotFoundError:
