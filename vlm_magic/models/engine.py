@@ -17,6 +17,7 @@ from vlm_magic.errors import ContextLengthError, GenerationError, ModelError, Pr
 from vlm_magic.messages import (
     Bill,
     Chunk,
+    Picture,
     Progress,
     Reply,
     Settings,
@@ -32,6 +33,7 @@ from vlm_magic.models.reuse import Reuse
 from vlm_magic.models.run import Run
 from vlm_magic.models.sampling import hooks_on_layers
 from vlm_magic.models.scoring import Score, score_choices
+from vlm_magic.starter import scope
 
 __all__ = ["LocalEngine"]
 
@@ -54,6 +56,7 @@ class LocalEngine:
         self.reuse = Reuse(loaded)
         self._name = loaded.name
         self._queue = WorkQueue(loaded.name)
+        self._told_scope = False
 
     @property
     def name(self) -> str:
@@ -229,8 +232,17 @@ class LocalEngine:
             pictures = [picture for turn in turns for picture in turn.pictures]
             run = Run(loaded, prepared, settings, generation, began)
             reply = run.generate(self.reuse, pictures)
+        if self._is_photograph_news(turns[-1].pictures):
+            reply = replace(reply, notes=(*reply.notes, scope.REMARK))
         self.last_reply = reply
         return reply
+
+    def _is_photograph_news(self, pictures: Sequence[Picture]) -> bool:
+        """Whether the starter is asked about a photograph for the first time."""
+        if self._name != "starter" or self._told_scope or all(scope.looks_drawn(p.rgb) for p in pictures):
+            return False
+        self._told_scope = True
+        return True
 
     @contextmanager
     def _explained(self, loaded: Loaded) -> Iterator[None]:
