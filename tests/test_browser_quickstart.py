@@ -98,6 +98,17 @@ def shoot(page: Any, name: str, selector: str = "") -> None:
         screenshot(page, SHOTS / f"{name}.png", selector)
 
 
+def take_the_readmes_picture(page: Any, question: int, spare: int) -> None:
+    """The last question's cell with its panel, at full speed, for `.github/panel.png`."""
+    if SHOTS.is_dir():
+        page.set_viewport_size({"width": 1250, "height": 1500})
+        set_cell(page, spare, "vlm_magic.engine().loaded.model._forward_pre_hooks.clear()")
+        run_cell(page, spare)
+        run_cell(page, question)
+        look_at(page, question)
+        shoot(page, "panel", f".jp-Cell >> nth={question}")
+
+
 def test_a_new_user_goes_through_the_quick_start(lab: Lab) -> None:
     """Run all, run all again, change the middle, save, come back without a kernel, publish."""
     path, sources = copy_of_the_quick_start(lab)
@@ -136,6 +147,7 @@ def test_a_new_user_goes_through_the_quick_start(lab: Lab) -> None:
             assert now[1][1] != first[1][1]
             assert now[2][1] == first[2][1]
             save(page)
+            take_the_readmes_picture(page, questions[-1], end)
             command(page, "kernelmenu:shutdown")
             assert page.problems == []
 
