@@ -110,7 +110,7 @@ export class TurnView {
     else this.node.removeAttribute("aria-busy");
     this.status.className = `vlm-status vlm-${turn.state}`;
     const words = turn.state === "streaming" ? countTokens(turn.n) : turn.waiting;
-    // A counter that changes twenty times a second is not read out.
+    // A counter that changes many times a second is not read out.
     if (turn.state === "streaming") this.status.removeAttribute("role");
     else this.status.setAttribute("role", "status");
     if (this.status.textContent !== words) this.status.textContent = words;
