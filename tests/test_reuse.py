@@ -9,7 +9,8 @@ import tiny_models
 import torch
 from PIL import Image
 
-from vlm_magic.messages import Part, Picture, Settings, Text, Turn
+from vlm_magic.messages import Part, Picture, Progress, Settings, Text, Turn
+from vlm_magic.models import run
 from vlm_magic.models.engine import LocalEngine
 from vlm_magic.models.families import FAMILIES
 from vlm_magic.models.reuse import Reuse
@@ -85,3 +86,46 @@ def test_tokens_are_identical_over_random_conversations(engine: LocalEngine) -> 
     assert engine.reuse.is_able, "the prompts made from looks are those of the processor"
     assert n_reused > 0, "nothing was reused, so nothing was tested"
     print(f"\n{engine.name}: {N_CONVERSATIONS} conversations, {n_asked} answers, {n_reused} tokens reused")
+
+
+def test_a_prompt_prefilled_in_pieces_gives_the_same_tokens_and_tells_how_far_it_is(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the family allows it; pieces end inside pictures as well."""
+    assert engine.loaded is not None
+    turns = [Turn("user", (PICTURES[0], Text("what is it? "), PICTURES[1], Text("and this one? ")))]
+    whole = without_reuse(engine, turns, SHORT)
+    monkeypatch.setattr(run, "PREFILL_CHUNK_TOKENS", 8)
+    engine.reuse.clear()
+    seen: list[Progress] = []
+    reply = engine.start(turns, SHORT, on_progress=seen.append).wait(30)
+    assert reply is not None
+    assert reply.token_ids == whole
+    done = [p.done for p in seen if p.stage == "prefill"]
+    assert done == sorted(done)
+    assert (len(done) > 2) == engine.loaded.family.is_chunkable
+    assert all(p.total == reply.n_prompt_tokens for p in seen if p.stage == "prefill")
+
+
+@pytest.mark.parametrize("n_layers", range(1, 8))
+def test_a_stop_at_any_layer_leaves_the_stores_whole(engine: LocalEngine, n_layers: int) -> None:
+    """In the vision tower, in prefill, in decode: the next answer is right."""
+    turns = [Turn("user", (picture(90 + n_layers), Text("what is it? ")))]
+    right = without_reuse(engine, turns, SHORT)
+    stacks = [m for m in engine.model.modules() if isinstance(m, torch.nn.ModuleList)]
+    seen: list[int] = []
+    generation = None
+
+    def stop(*_: object) -> None:
+        seen.append(1)
+        if len(seen) == n_layers and generation is not None:
+            generation.stop()
+
+    handles = [layer.register_forward_hook(stop) for stack in stacks for layer in stack]
+    generation = engine.start(turns, Settings(max_tokens=200))
+    reply = generation.wait(30)
+    for handle in handles:
+        handle.remove()
+    assert reply is not None
+    assert reply.finish_reason in ("interrupted", "stop")
+    assert engine.generate(turns, SHORT).token_ids == right

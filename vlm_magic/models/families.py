@@ -93,6 +93,7 @@ class Family:
         reuse: "features" where caches and features of earlier prompts serve later ones (see `reuse`);
             "none" where that was not proved, or attention looks ahead or across.
         is_batchable: whether prompts with different pictures in one call say what they say one by one.
+        is_chunkable: whether a prompt may be prefilled in pieces; not where a picture's tokens see each other.
         after_expansion: what the processor does to the text once the pictures' own texts are in it.
     """
 
@@ -117,6 +118,7 @@ class Family:
     reuse: Literal["features", "none"] = "none"
     after_expansion: Callable[[str], str] = str
     is_batchable: bool = True
+    is_chunkable: bool = True
 
 
 _FAKE = "<fake_token_around_image>"
@@ -193,6 +195,7 @@ FAMILIES: tuple[Family, ...] = (
         stop_words=("<end_of_turn>",),
         silent_words=("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
         reuse="features",
+        is_chunkable=False,
     ),
     Family(
         "PaliGemma",
@@ -288,5 +291,4 @@ def generating_parts(model: Any) -> list[Any]:
 
 def _known_ids(loaded: Loaded, words: Sequence[str]) -> set[int]:
     """Ids of those words that are single added tokens of this tokenizer."""
-    by_word = {str(token.content): int(i) for i, token in loaded.tokenizer.added_tokens_decoder.items()}
-    return {by_word[word] for word in words if word in by_word}
+    return {loaded.control.added[word] for word in words if word in loaded.control.added}

@@ -7,8 +7,8 @@ Neighbours: `engine` starts it, `reuse` fits the prompt, `sampling` says how tok
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -21,10 +21,13 @@ from vlm_magic.models.detokenizer import Detokenizer
 from vlm_magic.models.families import Prepared
 from vlm_magic.models.generation import Generation, Stopped
 from vlm_magic.models.loading import Loaded
+from vlm_magic.models.prefix import cache_length
 from vlm_magic.models.reuse import Fitted, Reuse
 from vlm_magic.models.sampling import generation_config, hooks_on_layers, seeded, use_config
 
-__all__ = ["Run"]
+__all__ = ["PREFILL_CHUNK_TOKENS", "Run"]
+
+PREFILL_CHUNK_TOKENS = 512  # of a longer prompt at a time; small enough to tell progress and to stop
 
 
 class Run(BaseStreamer, StoppingCriteria):
@@ -115,7 +118,8 @@ class Run(BaseStreamer, StoppingCriteria):
         ):
             with suppress(Stopped):
                 self._fitted = reuse.fit(self._prepared, pictures, use_cache=settings.beams == 1)
-                output = loaded.model.generate(**self._fitted.inputs, **options)  # (B, T) int64
+                with self._told_in_pieces(self._fitted) as pieces:
+                    output = loaded.model.generate(**self._fitted.inputs, **options, **pieces)  # (B, T) int64
             if self._fitted is not None:
                 reuse.keep(self._fitted, self._all_ids)
         if settings.beams > 1 and output is not None:
@@ -124,6 +128,25 @@ class Run(BaseStreamer, StoppingCriteria):
         if tail:
             self._generation.push(Chunk(tail, self._n_tokens))
         return self._sum_up()
+
+    @contextmanager
+    def _told_in_pieces(self, fitted: Fitted) -> Iterator[dict[str, int]]:
+        """Prefill a long prompt in pieces, where the family allows it, and tell how far it is."""
+        n_all = self._n_prompt_tokens
+        is_long = n_all - fitted.n_reused > PREFILL_CHUNK_TOKENS
+        if fitted.cache is None or not is_long or not self._loaded.family.is_chunkable:
+            yield {}
+            return
+
+        def tell(*_: Any) -> None:
+            if self._first_token_s is None:
+                self._generation.report(Progress("prefill", cache_length(fitted.cache), n_all))
+
+        handle = self._loaded.model.register_forward_hook(tell)
+        try:
+            yield {"prefill_chunk_size": PREFILL_CHUNK_TOKENS}
+        finally:
+            handle.remove()
 
     def _take_all(self, output: torch.Tensor) -> None:
         """Feed the best beam through the detokenizer, as if it had been streamed."""
