@@ -349,6 +349,24 @@ def test_the_host_name_is_kept_for_the_server(
     assert server.headers_seen[0]["Host"] == f"pictures.example:{server.server_port}"
 
 
+def test_a_certificate_is_checked_for_the_name_and_not_for_the_address(
+    limits: FetchLimits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = hostile_server.make_certificate("pictures.example", tmp_path)
+    if certificate is None:
+        pytest.skip("no openssl here")
+    answer_with(monkeypatch, ["127.0.0.1"])
+    allowed = replace(limits, allow_hosts=("pictures.example", "other.example"))
+    with hostile_server.running(certificate) as server:
+        url = f"https://pictures.example:{server.server_port}/good"
+        with pytest.raises(FetchError, match="certificate"):
+            fetch_picture_bytes(url, limits=allowed)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", f"{certificate}.crt")
+        assert fetch_picture_bytes(url, limits=allowed) == PICTURE
+        with pytest.raises(FetchError, match="certificate"):
+            fetch_picture_bytes(url.replace("pictures.example", "other.example"), limits=allowed)
+
+
 def test_a_host_may_be_allowed_with_its_port(server: HostileServer, limits: FetchLimits) -> None:
     port = server.server_port
     right, wrong = (replace(limits, allow_hosts=(f"127.0.0.1:{n}",)) for n in (port, port + 1))
@@ -560,6 +578,14 @@ def test_the_urls_of_one_prompt_are_fetched_side_by_side_and_each_once(
     assert [part.name for part in parts if isinstance(part, Picture)] == colours
     assert len(server.asked) == 3
     assert server.most_at_once == 3
+
+
+def test_pictures_made_from_urls_are_fetched_side_by_side_too(limits: FetchLimits) -> None:
+    with hostile_server.running() as server:
+        names = {name: Picture(server.url(f"/colour/{name}")) for name in ("red", "blue")}
+        parts = resolve_parts(parse_prompt("{red}{blue}"), names, options=PictureOptions(fetch=limits))
+    assert [part.name for part in parts if isinstance(part, Picture)] == ["red", "blue"]
+    assert server.most_at_once == 2
 
 
 def test_one_bad_url_of_several_is_the_error_and_the_others_are_no_hindrance(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import collections.abc
 import gc
 import io
 import os
@@ -30,7 +31,7 @@ from vlm_magic.errors import (
 )
 from vlm_magic.inputs import seen
 from vlm_magic.inputs.limits import PictureOptions
-from vlm_magic.inputs.pictures import is_picture_like, to_picture, to_pil, try_pictures
+from vlm_magic.inputs.pictures import forget_pictures, is_picture_like, to_picture, to_pil, try_pictures
 from vlm_magic.messages import Picture
 
 SCENE = corpus.rgb(corpus.scene())
@@ -156,6 +157,11 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_says_so() -> None:
     picture = to_picture(data, name="big")
     assert picture.size_px == (5000, 3000)
     assert picture.note == "10000×6000 decoded at 1/2"
+
+
+def test_a_large_jpeg_keeps_every_pixel_when_that_is_asked_for() -> None:
+    data = corpus.encoded(Image.new("L", (10_000, 5_200), 9), "JPEG")
+    assert to_pil(data, max_megapixels=60).size == (10_000, 5_200)
 
 
 def test_a_hint_of_the_size_reduces_while_decoding() -> None:
@@ -681,6 +687,27 @@ def test_looking_is_cheap_and_decodes_nothing(tmp_path: Path) -> None:
     assert time.perf_counter() - begun < 1
 
 
+def test_a_column_that_loads_its_items_is_not_loaded_whole() -> None:
+    class Column(collections.abc.Sequence):
+        loaded = 0
+
+        def __len__(self) -> int:
+            return 10_000
+
+        def __getitem__(self, index: Any) -> Any:
+            if index >= 10_000:
+                raise IndexError
+            self.loaded += 1
+            return corpus.scene()
+
+    column = Column()
+    assert is_picture_like(column)
+    assert column.loaded <= 3
+    with pytest.raises(VLMError, match="pictures"):
+        try_pictures(column, "column")
+    assert column.loaded < 100
+
+
 def test_a_picture_of_several_is_an_error_that_names_the_first() -> None:
     with pytest.raises(PictureTypeError, match="holds 2 pictures") as caught:
         to_picture([corpus.scene(), corpus.scene()], name="cats")
@@ -713,6 +740,16 @@ def test_a_picture_already_seen_costs_a_hash_and_not_a_decode() -> None:
     assert time.perf_counter() - begun < decoding / 3
     assert again.image is first.image
     assert seen.forget() > 0
+    assert to_picture(data).image is not first.image
+
+
+def test_forgetting_frees_memory_and_disk() -> None:
+    data = corpus.encoded(corpus.scene(), "PNG")
+    first = to_picture(data)
+    assert to_picture(data).image is first.image
+    memory, disk = forget_pictures()
+    assert memory >= 4 * 40 * 24
+    assert disk >= 0
     assert to_picture(data).image is not first.image
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import picture_corpus as corpus
@@ -209,10 +213,28 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
 
+def make_certificate(host: str, folder: Path) -> Path | None:
+    """A certificate for ``host`` that signs itself, with its key in the same file; None without openssl."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        return None
+    path = folder / f"{host}.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={host}"]
+    command += ["-addext", f"subjectAltName=DNS:{host}", "-keyout", str(path), "-out", f"{path}.crt"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        return None
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+    return path
+
+
 @contextlib.contextmanager
-def running() -> Iterator[HostileServer]:
-    """A server for the time of a ``with`` block."""
+def running(certificate: Path | None = None) -> Iterator[HostileServer]:
+    """A server for the time of a ``with`` block, over TLS with a certificate."""
     server = HostileServer()
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -11,6 +11,7 @@ import contextlib
 import socket
 import threading
 import time
+from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
 from typing import Any
 
@@ -150,9 +151,6 @@ def new_session(allow_hosts: tuple[str, ...], deadline: Deadline, *, use_proxies
     return session
 
 
-from http.cookiejar import DefaultCookiePolicy  # noqa: E402
-
-
 class _NoCookies(DefaultCookiePolicy):
     """Neither keeps nor sends cookies."""
 
@@ -166,14 +164,14 @@ class _NoCookies(DefaultCookiePolicy):
 def our_error(exc: BaseException) -> VLMError | None:
     """The error of ours inside one of requests or urllib3, if there is one."""
     seen: set[int] = set()
-    todo: list[BaseException | None] = [exc]
+    todo: list[object] = [exc]
     while todo:
         item = todo.pop()
-        if item is None or id(item) in seen:
+        if not isinstance(item, BaseException) or id(item) in seen:
             continue
         if isinstance(item, VLMError):
             return item
         seen.add(id(item))
         todo += [item.__cause__, item.__context__, getattr(item, "reason", None)]
-        todo += [arg for arg in item.args if isinstance(arg, BaseException)]
+        todo += item.args
     return None

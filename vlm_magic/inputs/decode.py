@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from vlm_magic.errors import PictureDecodeError, PictureError, PictureTooLargeError
+from vlm_magic.errors import PictureDecodeError, PictureError, PictureTooLargeError, shorten
 from vlm_magic.inputs import headers
 from vlm_magic.inputs.limits import DEFAULT_MEGAPIXELS, JPEG_MEGAPIXELS, PictureOptions
 from vlm_magic.inputs.modes import orientation_of, to_rgb
@@ -75,7 +75,7 @@ def decode_picture(source: bytes | IO[bytes], *, name: str, options: PictureOpti
         except MemoryError:
             raise PictureTooLargeError(f"{name} does not fit in memory", hint="a smaller picture") from None
         except Exception as exc:
-            cause = str(exc) or type(exc).__name__
+            cause = shorten(str(exc) or type(exc).__name__, 160)
             raise PictureDecodeError(
                 f"{name} is a broken picture", have=cause, hint="open it in a viewer, or save it again"
             ) from exc
@@ -100,7 +100,7 @@ def _decode(file: IO[bytes], name: str, options: PictureOptions) -> Decoded:
     _check_tiff(image, file, name, options)
     notes = _reduce_jpeg(image, scale, options.longest_px) if kind == "JPEG" else []
     notes += _frame_notes(image, file)
-    rgb, more = to_rgb(image)
+    rgb, more = to_rgb(image, may_halve=options.max_megapixels is None)
     return fitted(rgb, [*notes, *more], options.longest_px)
 
 
@@ -123,7 +123,8 @@ def decode_pillow(image: Image.Image, *, name: str, options: PictureOptions) -> 
         except PictureError as exc:
             raise PictureDecodeError(f"{name} is {exc.what}", have=exc.have) from exc
         except Exception as exc:
-            raise PictureDecodeError(f"{name} cannot be read", have=str(exc) or type(exc).__name__) from exc
+            cause = shorten(str(exc) or type(exc).__name__, 160)
+            raise PictureDecodeError(f"{name} cannot be read", have=cause) from exc
     return fitted(rgb.copy() if rgb.im is image.im else rgb, notes, options.longest_px)
 
 
@@ -154,13 +155,13 @@ def _check_jpeg(file: IO[bytes], name: str, options: PictureOptions) -> int:
             raise PictureDecodeError(
                 f"{name} is a JPEG in {n_scans} scans", have=f"at most {_MAX_SCANS} are read"
             )
+    if options.max_megapixels is not None:
+        return 1  # asked for by name: every pixel, whatever it costs
     scale, n_px = 1, found.size_px[0] * found.size_px[1]
     while scale < 8 and (
         n_px / scale**2 > DEFAULT_MEGAPIXELS * 1e6 or found.held_bytes + 4 * n_px / scale**2 > _JPEG_BYTES
     ):
         scale *= 2
-    if options.max_megapixels is not None:
-        return scale
     if found.held_bytes + 4 * n_px / scale**2 > _JPEG_BYTES:
         raise PictureTooLargeError(
             f"{name} is a progressive JPEG of {n_px / 1e6:.0f} megapixels",

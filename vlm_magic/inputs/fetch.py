@@ -204,7 +204,7 @@ class _Download:
         """Where a redirect leads; its own credentials are dropped.
 
         Raises:
-            FetchRefusedError: to another scheme, or from https to http.
+            FetchRefusedError: to another scheme.
         """
         target = urllib.parse.urljoin(url, target.strip())
         scheme = urllib.parse.urlsplit(target).scheme.lower()

@@ -19,10 +19,9 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from vlm_magic.inputs.expressions import Field, read_field
+from vlm_magic.inputs.links import end_of_source, ends_like_picture, without_punctuation
 
 __all__ = ["BareURL", "Escaped", "Expression", "Mark", "Reference", "Words", "parse_marks"]
-
-PICTURE_SUFFIXES = ("png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +344,7 @@ class _Scanner:
         if data := _DATA_SOURCE.match(text, pos):
             end = text.find(")", data.end(), data.end() + 500)
         else:
-            end = _end_of_source(text, pos)
+            end = end_of_source(text, pos)
         if end < 0:
             return start + 2, None
         source = _TITLE.sub("", text[pos:end].strip())
@@ -363,56 +362,17 @@ class _Scanner:
         if found is None:
             return start + 1, None
         before = text[start - 1 : start]
-        url = _without_punctuation(found[0])
+        url = without_punctuation(found[0])
         behind = found.start() + len(url)
         in_sentence = not (before and (before in _URL_HOLDERS or before.isalnum() or before == "_"))
         is_link = text[max(0, start - 2) : start] == "]("  # [text](url) is a link, not a picture
-        if text[behind : behind + 1] == "{" or not in_sentence or is_link or not _ends_like_picture(url):
+        if text[behind : behind + 1] == "{" or not in_sentence or is_link or not ends_like_picture(url):
             return behind, None
         if is_bracketed:
             if not text.startswith(">", behind):
                 return behind, None
             behind += 1
         return behind, BareURL(text[start:behind], self.line(start), url)
-
-
-def _end_of_source(text: str, pos: int) -> int:
-    """Index of the ``)`` that closes a reference, or -1: on the same line, brackets in it balanced."""
-    depth = 0
-    if text.startswith("<", pos):
-        close = text.find(">", pos, pos + 4_000)
-        if close >= 0 and "\n" not in text[pos:close]:
-            pos = close
-    for found in re.compile(r"[()\n]").finditer(text, pos, pos + 4_000):
-        if found[0] == "\n" or depth > _MAX_NESTED:
-            return -1
-        if found[0] == "(":
-            depth += 1
-        elif depth:
-            depth -= 1
-        else:
-            return found.start()
-    return -1
-
-
-def _without_punctuation(url: str) -> str:
-    """The URL without the punctuation of the sentence around it."""
-    while url:
-        if (
-            url[-1] in ".,;:!?*_~…。，"
-            or (url[-1] == ")" and url.count(")") > url.count("("))
-            or (url[-1] == "]" and url.count("]") > url.count("["))
-        ):
-            url = url[:-1]
-        else:
-            break
-    return url
-
-
-def _ends_like_picture(url: str) -> bool:
-    path = re.split(r"[?#]", url, maxsplit=1)[0]
-    name = path.rsplit("/", 1)[-1]
-    return path.count("/") >= 3 and name.lower().rsplit(".", 1)[-1] in PICTURE_SUFFIXES and "." in name
 
 
 def _with_strictness(marks: tuple[Mark, ...]) -> tuple[Mark, ...]:

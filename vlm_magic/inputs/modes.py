@@ -37,7 +37,9 @@ _COPY_PX = 40_000_000  # above this, two copies of four bytes a pixel are too mu
 _STRIP_PX = 1 << 20
 
 
-def to_rgb(image: Image.Image, *, is_derived: bool = False) -> tuple[Image.Image, list[str]]:
+def to_rgb(
+    image: Image.Image, *, is_derived: bool = False, may_halve: bool = False
+) -> tuple[Image.Image, list[str]]:
     """An upright RGB picture without metadata, and the guesses in words.
 
     It may share its pixels with ``image`` when that is upright RGB already.
@@ -45,6 +47,7 @@ def to_rgb(image: Image.Image, *, is_derived: bool = False) -> tuple[Image.Image
     Args:
         image: a picture of any mode, loaded or not.
         is_derived: it was made from another picture in memory; its EXIF may be out of date.
+        may_halve: a very large one may be halved where the conversion needs a second copy.
     """
     notes: list[str] = []
     image.load()
@@ -56,7 +59,7 @@ def to_rgb(image: Image.Image, *, is_derived: bool = False) -> tuple[Image.Image
         notes.append(levels.note)
     factor = 1
     is_copied = turn in _TURNS or has_alpha or image.mode not in _LEAN_MODES
-    if is_copied and image.width * image.height > _COPY_PX:
+    if may_halve and is_copied and image.width * image.height > _COPY_PX:
         notes.append(f"{image.width}×{image.height} reduced by half")
         factor = 2
     by_strips = factor > 1 or is_wide or has_alpha

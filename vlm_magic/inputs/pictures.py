@@ -16,7 +16,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vlm_magic.errors import PictureDecodeError, PictureError, PictureTypeError, shorten
 from vlm_magic.inputs import headers, sniff, sources
-from vlm_magic.inputs.limits import DEFAULT_MEGAPIXELS, PictureOptions
+from vlm_magic.inputs.limits import DEFAULT_MEGAPIXELS, FetchLimits, PictureOptions
+from vlm_magic.inputs.links import PICTURE_SUFFIXES
 from vlm_magic.messages import Picture
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from vlm_magic.inputs.decode import Decoded
 
-__all__ = ["is_picture_like", "to_picture", "to_pil", "try_pictures"]
+__all__ = ["forget_pictures", "is_picture_like", "to_picture", "to_pil", "try_pictures"]
 
 _MAX_DEPTH = 3  # lists in lists in lists
 
@@ -88,14 +89,15 @@ def to_picture(
             return obj
         return to_picture(obj.source, name=name or obj.name, options=options, fetched=fetched)
     label = name or _name_of(obj)
-    encoded = fetched if fetched is not None else _encoded(obj, label, options)
+    shown = _brief(label)
+    encoded = fetched if fetched is not None else _encoded(obj, shown, options)
     if encoded is not None:
-        found = seen.decoded(encoded, name=label, options=options)
+        found = seen.decoded(encoded, name=shown, options=options)
         return Picture(source=None, name=label, image=found.image, digest=found.digest, note=found.note)
     convert = _converter(obj)
     if convert is None:
-        raise _no_picture(obj, label)
-    result = convert(obj, label, options)
+        raise _no_picture(obj, shown)
+    result = convert(obj, shown, options)
     return Picture(
         source=None, name=label, image=result.image, digest=seen.digest_of(result.image), note=result.note
     )
@@ -118,7 +120,7 @@ def try_pictures(
         PictureError: more pictures than allowed, or one of them fails as in `to_pil`.
     """
     options = options or PictureOptions()
-    leaves = _leaves(obj, name or _name_of(obj))
+    leaves = _leaves(obj, name or _name_of(obj), most=options.max_pictures + 1)
     if leaves is None:
         return None
     if len(leaves) > options.max_pictures:
@@ -140,11 +142,27 @@ def is_picture_like(obj: object) -> bool:
     Cheap: types, shapes and the first bytes. True promises no success: a file may be broken.
     """
     try:
-        return _leaves(obj, "") is not None
+        return _leaves(obj, "", most=2) is not None
     except PictureError:
         return True  # pictures among other things
     except Exception:  # a stranger's __len__ or __getitem__
         return False
+
+
+def forget_pictures(limits: FetchLimits | None = None) -> tuple[int, int]:
+    """Drop every picture, thumbnail and download that is kept for next time.
+
+    Args:
+        limits: says where the disk cache is; None is the usual place.
+
+    Returns:
+        (bytes freed in memory, bytes freed on disk).
+    """
+    from vlm_magic.inputs import cache, seen
+    from vlm_magic.inputs.thumbnails import forget_thumbnails
+
+    forget_thumbnails()
+    return seen.forget(), cache.forget_downloads(limits)
 
 
 class _NotShownError(PictureTypeError):
@@ -152,7 +170,7 @@ class _NotShownError(PictureTypeError):
 
 
 def _leaves(  # noqa: PLR0911 - one line per kind
-    obj: object, name: str, depth: int = 0
+    obj: object, name: str, depth: int = 0, most: int = 1_000
 ) -> list[tuple[object, str]] | None:
     """The single pictures of ``obj`` with their names; None when it is none."""
     if _is_single(obj):
@@ -161,13 +179,13 @@ def _leaves(  # noqa: PLR0911 - one line per kind
         return [(obj, name)]
     if depth >= _MAX_DEPTH or isinstance(obj, (str, bytes, bytearray)) or sniff.is_plot_group(obj):
         return [(obj, name)] if sniff.is_plot_group(obj) else None
-    items = sniff.sequence_items(obj)
+    items = sniff.sequence_items(obj, most)
     if not items or len(items) > 100_000:
         return None
     leaves: list[tuple[object, str]] = []
     others = []
     for key, item in items:
-        found = _leaves(item, f"{name}[{key!r}]", depth + 1)
+        found = _leaves(item, f"{name}[{key!r}]", depth + 1, most)
         if found is None:
             others.append((key, item))
         else:
@@ -211,7 +229,7 @@ def _is_single(obj: object) -> bool:  # noqa: PLR0911 - one line per kind
 def _begins_picture(obj: object) -> bool:
     if isinstance(obj, os.PathLike):
         suffix = os.path.splitext(os.fspath(obj))[1].lower()
-        if suffix in (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"):
+        if suffix[1:] in PICTURE_SUFFIXES:
             return True
     try:
         return headers.format_of(sniff.head_of(obj)) is not None
@@ -337,6 +355,13 @@ def _no_picture(obj: object, name: str) -> PictureTypeError:
         hint="plt.gcf() for the current figure" if callable(obj) else "",
         type=kind,
     )
+
+
+def _brief(label: str) -> str:
+    """A label for an error: of a long path the end, which tells the file."""
+    if len(label) > 80 and "/" in label and "://" not in label:
+        label = f"…/{label.rpartition('/')[2]}"
+    return shorten(label, 80)
 
 
 def _name_of(obj: object) -> str:

@@ -114,28 +114,37 @@ def _resolved(mark: Mark, names: Mapping[str, object], options: PictureOptions, 
             is_field = (mark.field.is_plain and not mark.field.spec) or mark.field.is_known(names)
             return _Pending(mark, where, [Text(mark.raw[1:-1] if is_field else mark.raw)])
         case Expression():
-            return _Pending(mark, where, _value_parts(mark, names, options, where))
+            return _from_expression(mark, names, options, where)
         case BareURL():
             return _Pending(mark, where, url=mark.url, name=sources.safe_name(mark.url))
         case Reference():
             return _from_reference(mark, names, options, where)
 
 
-def _value_parts(
+def _from_expression(
     mark: Expression, names: Mapping[str, object], options: PictureOptions, where: str
-) -> list[Text | Picture]:
+) -> _Pending:
     """The value of an expression: pictures, or its text; the braces themselves when it is none."""
     found = mark.field
     if not found.is_known(names):
         if mark.is_strict:
             raise _unknown_name(found.root, names, where)
-        return [Text(mark.raw)]
+        return _Pending(mark, where, [Text(mark.raw)])
     value = evaluate_field(found, names, where=where)
     if not found.conversion and not found.spec:
+        if url := _url_of(value):
+            return _Pending(mark, where, url=url, name=found.source)
         pictures = try_pictures(value, found.source, options=options)
         if pictures is not None:
-            return list(pictures)
-    return [Text(formatted(found, value, names, where=where))]
+            return _Pending(mark, where, list(pictures))
+    return _Pending(mark, where, [Text(formatted(found, value, names, where=where))])
+
+
+def _url_of(value: object) -> str:
+    """The URL of a `Picture` that a person made from one, or ""."""
+    if isinstance(value, Picture) and value.image is None and isinstance(value.source, str):
+        return value.source if value.source[:5].lower() != "data:" and sources.is_url(value.source) else ""
+    return ""
 
 
 def _unknown_name(name: str, names: Mapping[str, object], where: str) -> PictureNotFoundError:

@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 __all__ = [
@@ -178,8 +179,11 @@ def is_shown_as_picture(obj: object) -> bool:
     return any(has_method(obj, name) for name in (*_IMAGE_REPRS, "_repr_mimebundle_"))
 
 
-def sequence_items(obj: Any) -> list[tuple[object, object]] | None:
-    """The (key, value) pairs of a list, tuple, dict, Series or the like; None for anything else."""
+def sequence_items(obj: Any, most: int = 1_000) -> list[tuple[object, object]] | None:
+    """The (key, value) pairs of a list, tuple, dict, Series or the like; None for anything else.
+
+    A stranger's sequence (a column of a data set) may load each item: at most ``most`` are asked for.
+    """
     if isinstance(obj, dict):
         return list(obj.items())
     if has_type(obj, "pandas.Series"):
@@ -189,5 +193,5 @@ def sequence_items(obj: Any) -> list[tuple[object, object]] | None:
     if has_type(obj, "numpy.ndarray") and kind_of(obj) == "object":
         return list(enumerate(obj.ravel()))
     if isinstance(obj, Sequence) and not isinstance(obj, (str, bytes, bytearray, memoryview, range)):
-        return list(enumerate(obj))
+        return list(enumerate(obj if isinstance(obj, (list, tuple)) else islice(obj, most)))
     return None

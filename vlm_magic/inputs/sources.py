@@ -204,7 +204,7 @@ def open_file(source: str | os.PathLike[str], *, name: str) -> bytes | IO[bytes]
 
 
 def _no_file(source: str, name: str) -> PictureNotFoundError:
-    shown = shorten(name, 100)
+    shown = shorten(source, 100) + ("" if name in source else f" ({shorten(name, 60)})")
     if len(source) > 1_000 or "\n" in source or "\0" in source:
         return PictureNotFoundError("no file of that name", have=f"a text of {len(source)} characters")
     return PictureNotFoundError(
