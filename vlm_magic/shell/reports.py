@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vlm_magic.inputs import seen
@@ -27,9 +29,14 @@ def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
         return
     resident = dict(workspace.engines)
     try:
-        engine = workspace.load(
-            model, name=None if name is None else str(name), replace=name is None, **values
-        )
+        with _download_bar(model) as on_progress:
+            engine = workspace.load(
+                model,
+                name=None if name is None else str(name),
+                replace=name is None,
+                on_progress=on_progress,
+                **values,
+            )
     except KeyboardInterrupt:
         raise Interrupted(f"{model} is not loaded.") from None
     assert engine.loaded is not None
@@ -38,6 +45,27 @@ def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
         print(f"{engine.name} is loaded already")
         return
     print("\n".join([describe(engine.loaded), *(f"  {note}" for note in engine.loaded.notes)]))
+
+
+@contextmanager
+def _download_bar(model: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows how far a download is; nothing for what is on the disk already."""
+    bars: list[Any] = []
+
+    def show(stage: str, done: int, total: int) -> None:
+        if stage != "download":
+            return
+        if not bars:
+            from tqdm.auto import tqdm
+
+            bars.append(tqdm(total=total, desc=model, unit="B", unit_scale=True, leave=False))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def show_status(workspace: Workspace) -> None:
