@@ -259,6 +259,58 @@ def build_llava(folder: Path) -> None:
     )  # fmt: skip
 
 
+@builder("vip-llava", "vipllava", tokens_per_picture=16)
+def build_vip_llava(folder: Path) -> None:
+    """LLaVA with features of several vision layers."""
+    from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tokenizer = piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
+    config = VipLlavaConfig(
+        text_config={"model_type": "llama", **llama_text(tokenizer)},
+        vision_config=clip_vision(),
+        vision_feature_layers=[-2, -1],
+        image_seq_length=16,
+        **ids_of(tokenizer, image_token_index="<image>"),
+    )
+    image_processor = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
+    )
+    save(
+        folder, VipLlavaForConditionalGeneration(config), tokenizer, image_processor, "LlavaProcessor",
+        template=LLAVA_CHAT, patch_size=8, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+@builder("aya-vision", "aya_vision")
+def build_aya_vision(folder: Path) -> None:
+    """A family without a row of its own: tiles, over Cohere2."""
+    from transformers import AyaVisionConfig, AyaVisionForConditionalGeneration
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    marks = [f"TILE_{n}" for n in range(1, 10)]
+    specials = [
+        "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<image>", "<|START_OF_IMG|>", "<|END_OF_IMG|>",
+        "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE_GLOBAL", *marks,
+    ]  # fmt: skip
+    tokenizer = byte_tokenizer(specials, bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>", pad="<PAD>")
+    config = AyaVisionConfig(
+        text_config={"model_type": "cohere2", **llama_text(tokenizer, layer_types=["full_attention"] * 2)},
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **vision()},
+        downsample_factor=2,
+        **ids_of(tokenizer, image_token_index="<|IMG_PATCH|>"),
+    )
+    image_processor = GotOcr2ImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, crop_to_patches=True, min_patches=1, max_patches=4
+    )
+    template = INTERN_CHAT.replace("<IMG_CONTEXT>\n", "<image>")
+    save(
+        folder, AyaVisionForConditionalGeneration(config), tokenizer, image_processor, "AyaVisionProcessor",
+        template=template, patch_size=16, img_size=SIDE, downsample_factor=1,
+    )  # fmt: skip
+
+
 @builder("llava-next", "llava_next")
 def build_llava_next(folder: Path) -> None:
     """LLaVA-NeXT over Mistral: tiles in a grid; its template wants roles to alternate and knows no system."""

@@ -44,6 +44,10 @@ class ControlTokens:
         named: further control words (``processor.image_token`` and the like).
         template: the chat template; added tokens that stand in it are control words.
         pattern: a regular expression for further ones, or "".
+
+    Attributes:
+        ids: control word → id.
+        added: every added token, control word or not → id.
     """
 
     def __init__(
@@ -52,10 +56,12 @@ class ControlTokens:
         extra = re.compile(pattern) if pattern else None
         wanted = {word for word in named if word}
         self.ids: dict[str, int] = {}
-        self.added: list[Any] = []
+        self.added: dict[str, int] = {}
+        self._flags: dict[str, Any] = {}
         for token_id, token in tokenizer.added_tokens_decoder.items():
             word = str(token.content)
-            self.added.append(token)
+            self.added[word] = int(token_id)
+            self._flags[word] = token
             if (
                 token.special
                 or word in wanted
@@ -67,10 +73,7 @@ class ControlTokens:
         self._tokenizer = tokenizer
         self._bare: Any = None
         self._pattern = _alternatives(self.ids)
-        self._added_pattern = _alternatives(str(token.content) for token in self.added)
-        self._by_word = {
-            str(token.content): (int(i), token) for i, token in tokenizer.added_tokens_decoder.items()
-        }
+        self._added_pattern = _alternatives(self.added)
 
     def find(self, text: str) -> list[str]:
         """The control words in ``text``, in order, repeated ones repeated."""
@@ -87,7 +90,7 @@ class ControlTokens:
         last = 0
         for match in self._added_pattern.finditer(text) if self._added_pattern is not None else ():
             start, end = match.span()
-            token_id, token = self._by_word[match.group()]
+            token_id, token = self.added[match.group()], self._flags[match.group()]
             if token.lstrip:
                 start = last + len(text[last:start].rstrip())
             if token.rstrip:
