@@ -31,6 +31,8 @@ from lab import (
 from panel_scenes import picture
 from script_vectors import VECTOR_LIST
 
+from vlm_magic.outputs.saved import exchanges_in
+
 pytestmark = pytest.mark.browser
 
 SHOTS = Path(os.environ.get("VLM_MAGIC_SCREENSHOTS", "") or os.devnull)
@@ -135,6 +137,8 @@ def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: A
             ["application/vnd.jupyter.widget-view+json"],
             ["text/html", "text/markdown", "text/plain"],
         ]
+        kept = dict(exchanges_in(json.loads(path.read_text())))
+        assert "word word" in kept["main"].reply.text, "enough is in the file to go on from it"
         page.evaluate(
             "jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart().then(() => null)"
         )

@@ -322,13 +322,15 @@ class Published:
     def __init__(self) -> None:
         self.outputs: list[list[dict[str, Any]]] = []  # for each output, what it held, oldest first
 
-    def __call__(self, bundle: dict[str, Any], *, raw: bool = False, display_id: bool = False) -> Any:
+    def __call__(
+        self, bundle: dict[str, Any], *, raw: bool = False, metadata: Any = None, display_id: bool = False
+    ) -> Any:
         assert raw
         states = [bundle]
         self.outputs.append(states)
 
         class Handle:
-            def update(self, newer: dict[str, Any], *, raw: bool = False) -> None:
+            def update(self, newer: dict[str, Any], *, raw: bool = False, metadata: Any = None) -> None:
                 states.append(newer)
 
         return Handle() if display_id else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_magic.messages import Chunk, Exchange, Progress
 from vlm_magic.outputs.cards import Thumbnailer
+from vlm_magic.outputs.saved import metadata_for
 from vlm_magic.outputs.transcript import conversation_bundle
 from vlm_magic.outputs.views import surroundings
 
@@ -56,7 +57,7 @@ class ChatView:
         settings: dict[str, Any] | None = None,
         panel: ChatPanel | None = None,
     ) -> None:
-        self.title = f"Conversation {name}"
+        self.name, self.title = name, f"Conversation {name}"
         self.panel: ChatPanel | None = None
         self._model = model
         self._saved = thumbnail if save_thumbnails else None
@@ -82,14 +83,15 @@ class ChatView:
             if surroundings() == "terminal":
                 print(self._bundle(shown)["text/plain"])
             else:
-                display(self._bundle(shown), raw=True)
+                display(self._bundle(shown), raw=True, metadata=metadata_for(shown, self.name))
             return
         self.panel.set_conversation(shown, model=self._model)
         if self._is_on_page:
             return
         self._is_on_page = True
         display(self.panel.view_bundle(), raw=True)
-        self._transcript = display(self._bundle(shown), raw=True, display_id=True)
+        metadata = metadata_for(shown, self.name)
+        self._transcript = display(self._bundle(shown), raw=True, metadata=metadata, display_id=True)
 
     def update(self, exchanges: Iterable[Exchange]) -> None:
         """The conversation has changed: show it so, and keep the transcript in step."""
@@ -101,7 +103,8 @@ class ChatView:
     def save(self, exchanges: Iterable[Exchange]) -> None:
         """Bring the transcript up to date; answers under way are not in it yet."""
         if self._transcript is not None:
-            self._transcript.update(self._bundle(list(exchanges)), raw=True)
+            shown = list(exchanges)
+            self._transcript.update(self._bundle(shown), raw=True, metadata=metadata_for(shown, self.name))
 
     def begin(self, exchange: Exchange) -> None:
         """A new question, or an old one asked again."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from vlm_magic.messages import Chunk, Exchange, Progress
 from vlm_magic.outputs.cards import Thumbnailer
+from vlm_magic.outputs.saved import metadata_for
 from vlm_magic.outputs.terminal import TerminalView
 from vlm_magic.outputs.transcript import exchange_bundle, growing_bundle
 
@@ -52,13 +53,22 @@ class PlainView:
     Args:
         thumbnail: makes the data URI of a picture; None keeps pictures out of the file.
         model: name of the model where the reply does not say.
+        conversation: name of the conversation, for the record that the saved output keeps.
         live: whether somebody is looking: words are then shown as they come, in the output that
             the transcript takes over at the end.
     """
 
-    def __init__(self, *, thumbnail: Thumbnailer | None = None, model: str = "", live: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        thumbnail: Thumbnailer | None = None,
+        model: str = "",
+        conversation: str = "main",
+        live: bool = False,
+    ) -> None:
         self._thumbnail = thumbnail
         self._model = model
+        self._conversation = conversation
         self._live = live
         self._handle: Any = None
         self._exchange: Exchange | None = None
@@ -82,7 +92,8 @@ class PlainView:
 
     def finish(self, exchange: Exchange) -> None:
         """Publish the transcript, once."""
-        self._publish(exchange_bundle(exchange, thumbnail=self._thumbnail, model=self._model))
+        bundle = exchange_bundle(exchange, thumbnail=self._thumbnail, model=self._model)
+        self._publish(bundle, metadata_for([exchange], self._conversation))
 
     def fail(self) -> None:
         """Leave the question; the error stands below it."""
@@ -103,15 +114,15 @@ class PlainView:
             text = "".join(self._words)
             self._publish(growing_bundle(self._exchange, text, thumbnail=self._thumbnail, model=self._model))
 
-    def _publish(self, bundle: dict[str, str]) -> None:
+    def _publish(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
         from IPython.display import display
 
         if self._handle is not None:
-            self._handle.update(bundle, raw=True)
+            self._handle.update(bundle, raw=True, metadata=metadata)
         elif self._live:
-            self._handle = display(bundle, raw=True, display_id=True)
+            self._handle = display(bundle, raw=True, metadata=metadata, display_id=True)
         else:
-            display(bundle, raw=True)
+            display(bundle, raw=True, metadata=metadata)
 
 
 class PanelView:
@@ -124,6 +135,7 @@ class PanelView:
         thumbnail: makes the data URI of a picture for the panel.
         save_thumbnails: whether the transcript carries pictures too.
         model: name of the model where the reply does not say.
+        conversation: name of the conversation, for the record that the saved output keeps.
         on_action: called with what the person does in the panel; see `ChatPanel.on_action`.
         actions: the kinds that it handles.
         blocking: whether the cell waits for the answer.
@@ -135,6 +147,7 @@ class PanelView:
         thumbnail: Thumbnailer | None = None,
         save_thumbnails: bool = True,
         model: str = "",
+        conversation: str = "main",
         on_action: Callable[[Action], object] | None = None,
         actions: Sequence[str] = ("stop",),
         blocking: bool = True,
@@ -143,7 +156,9 @@ class PanelView:
         self._thumbnail = thumbnail
         self._on_action = on_action
         self._actions = actions
-        self._plain = PlainView(thumbnail=thumbnail if save_thumbnails else None, model=model)
+        self._plain = PlainView(
+            thumbnail=thumbnail if save_thumbnails else None, model=model, conversation=conversation
+        )
         self._model = model
         self._blocking = blocking
         self._id = ""
@@ -206,6 +221,7 @@ def choose_view(
     thumbnail: Thumbnailer | None = None,
     save_thumbnails: bool = True,
     model: str = "",
+    conversation: str = "main",
     on_action: Callable[[Action], object] | None = None,
     actions: Sequence[str] = ("stop",),
     blocking: bool = True,
@@ -222,13 +238,14 @@ def choose_view(
         return TerminalView(out or sys.stdout)
     saved = thumbnail if save_thumbnails else None
     if where == "program":
-        return PlainView(thumbnail=saved, model=model)
+        return PlainView(thumbnail=saved, model=model, conversation=conversation)
     if not use_panel:
-        return PlainView(thumbnail=saved, model=model, live=True)
+        return PlainView(thumbnail=saved, model=model, conversation=conversation, live=True)
     return PanelView(
         thumbnail=thumbnail,
         save_thumbnails=save_thumbnails,
         model=model,
+        conversation=conversation,
         on_action=on_action,
         actions=actions,
         blocking=blocking,
