@@ -10,6 +10,7 @@ import tiny_models
 import torch
 from PIL import Image
 
+from vlm_magic.errors import OptionError
 from vlm_magic.messages import Picture, Settings, Text, Turn
 from vlm_magic.models.engine import LocalEngine
 from vlm_magic.models.loading import load_model
@@ -88,3 +89,19 @@ def test_unloading_stops_a_batch() -> None:
     threading.Timer(0.3, engine.close).start()
     replies = engine.generate_batch(asked, Settings(max_tokens=1900))
     assert len(replies) == len(asked)
+
+
+def test_several_answers_come_from_sampling_or_from_beams() -> None:
+    """Greedy ones would all be the same, and that is said."""
+    engine = LocalEngine(tiny_models.tiny("idefics3"))
+    turns = conversations(tiny_models.TINY["idefics3"])[2]
+    drawn = engine.generate_several(turns, 4, Settings(max_tokens=8, temperature=3.0, seed=1))
+    assert len({reply.token_ids for reply in drawn}) > 1
+    again = engine.generate_several(turns, 4, Settings(max_tokens=8, temperature=3.0, seed=1))
+    assert [r.token_ids for r in again] == [r.token_ids for r in drawn]
+    beams = engine.generate_several(turns, 3, Settings(max_tokens=8, beams=3))
+    assert len({reply.token_ids for reply in beams}) == 3
+    assert beams[0].token_ids == engine.generate(turns, Settings(max_tokens=8, beams=3)).token_ids
+    assert {reply.n_picture_tokens for reply in beams} == {drawn[0].n_picture_tokens}
+    with pytest.raises(OptionError, match="all be the same"):
+        engine.generate_several(turns, 2, SHORT)

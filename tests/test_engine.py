@@ -255,3 +255,26 @@ def test_a_closed_engine_says_how_to_load_again(circle: Picture) -> None:
     assert engine.close() == 0
     with pytest.raises(ModelError, match="unloaded"):
         engine.generate(ask(Text("hi"), circle))
+
+
+def test_log_probabilities_come_on_request_and_agree_with_scoring(
+    engine: LocalEngine, question: list[Turn]
+) -> None:
+    """One for each token, of the distribution that it was chosen from."""
+    reply = engine.generate(question, Settings(log_probabilities=True))
+    assert len(reply.log_probabilities) == len(reply.token_ids)
+    assert engine.generate(question).log_probabilities == ()
+    (score,) = engine.score(question, [reply.text], with_end=False)
+    if score.token_ids == reply.token_ids:
+        assert reply.log_probabilities == pytest.approx(score.token_log_probabilities, abs=1e-3)
+
+
+def test_logits_processors_change_what_is_chosen(engine: LocalEngine, question: list[Turn]) -> None:
+    """Any of transformers', or one's own."""
+    from transformers import SuppressTokensLogitsProcessor
+
+    first = engine.generate(question).token_ids[0]
+    forbid = SuppressTokensLogitsProcessor([first], device="cpu")
+    reply = engine.start(question, Settings(max_tokens=3), logits_processors=[forbid]).wait(20)
+    assert reply is not None
+    assert reply.token_ids[0] != first

@@ -138,6 +138,7 @@ class Settings:
         bad_words: strings that the answer must not contain.
         continuation: plain continuation without the chat template (base checkpoints do so anyway).
         special_tokens: True lets text name the model's control tokens on purpose.
+        log_probabilities: True gives the log-probability of each new token with the reply.
     """
 
     max_tokens: int = 512
@@ -154,6 +155,7 @@ class Settings:
     bad_words: tuple[str, ...] = ()
     continuation: bool = False
     special_tokens: bool = False
+    log_probabilities: bool = False
 
     def __post_init__(self) -> None:
         _check_range("max_tokens", self.max_tokens, low=1)
@@ -233,6 +235,8 @@ class Reply:
         model: name of the model that answered.
         notes: remarks for the proof line, not the model's words.
         token_ids: the new tokens, end token left out.
+        log_probabilities: of each of them, from the distribution that it was chosen from; () unless
+            the settings asked for them.
     """
 
     text: str
@@ -247,6 +251,7 @@ class Reply:
     model: str = ""
     notes: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = ()
+    log_probabilities: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return self.text

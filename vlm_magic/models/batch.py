@@ -35,6 +35,7 @@ class BatchRun(StoppingCriteria):
         conversations: the turns of each, the question last.
         settings: the same for all.
         generation: whose stop flag is looked at.
+        n_answers: answers to each conversation, next to each other in the result.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class BatchRun(StoppingCriteria):
         conversations: Sequence[Sequence[Turn]],
         settings: Settings,
         generation: Generation,
+        n_answers: int = 1,
     ) -> None:
         self._loaded = loaded
         self._settings = settings
         self._generation = generation
+        self._n_answers = n_answers
         self._began = time.perf_counter()
         limit = settings.time_limit_s
         self._deadline = None if limit is None else self._began + limit
@@ -67,9 +70,11 @@ class BatchRun(StoppingCriteria):
             suppress(Stopped),
         ):
             self._ids = loaded.model.generate(
-                **inputs, stopping_criteria=StoppingCriteriaList([self])
+                **inputs,
+                stopping_criteria=StoppingCriteriaList([self]),
+                num_return_sequences=self._n_answers,
             )  # (B, T) int64
-        return [self._reply(row) for row in range(inputs["input_ids"].shape[0])]
+        return [self._reply(row) for row in range(inputs["input_ids"].shape[0] * self._n_answers)]
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """Whether to stop, for each row: (B,) bool."""
@@ -122,14 +127,15 @@ class BatchRun(StoppingCriteria):
         detokenizer.finish()
         ended = bool(ids) and ids[-1] in self._stop_ids
         reason: FinishReason = "stop" if ended or detokenizer.is_stopped else (self._cut_by or "length")
-        n_prompt = int(self._prepared.inputs["attention_mask"][row].sum())
+        prompt = row // self._n_answers
+        n_prompt = int(self._prepared.inputs["attention_mask"][prompt].sum())
         total_s = time.perf_counter() - self._began
         pictures = zip(self._prepared.picture_rows, self._prepared.n_picture_tokens, strict=True)
         return Reply(
             text=detokenizer.text,
             finish_reason=reason,
             n_prompt_tokens=n_prompt,
-            n_picture_tokens=sum(n for at, n in pictures if at == row),
+            n_picture_tokens=sum(n for at, n in pictures if at == prompt),
             n_new_tokens=len(ids),
             tokens_per_s=len(ids) / total_s,
             ttft_s=total_s,

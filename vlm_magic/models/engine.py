@@ -13,7 +13,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from vlm_magic.errors import ContextLengthError, GenerationError, ModelError, PromptError, VLMError
+from transformers import LogitsProcessor
+
+from vlm_magic.errors import (
+    ContextLengthError,
+    GenerationError,
+    ModelError,
+    OptionError,
+    PromptError,
+    VLMError,
+)
 from vlm_magic.messages import (
     Bill,
     Chunk,
@@ -83,12 +92,14 @@ class LocalEngine:
         turns: Turns,
         settings: Settings | None = None,
         *,
+        logits_processors: Sequence[LogitsProcessor] = (),
         on_end: Callable[[Reply], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Generation:
         """Queue an answer to ``turns`` (the last one is the question) and return at once.
 
-        ``turns`` given as a function are looked up when the answer's time has come.
+        ``turns`` given as a function are looked up when the answer's time has come. The
+        ``logits_processors`` of transformers may change the scores before each token is chosen.
 
         Raises:
             ModelError: the engine was closed.
@@ -96,7 +107,7 @@ class LocalEngine:
         self._resident()
         how = self._settings(settings)
         return self._queue.submit(
-            lambda generation: self._answer(generation, turns_now(turns), how),
+            lambda generation: self._answer(generation, turns_now(turns), how, logits_processors),
             on_end=on_end,
             on_progress=on_progress,
         )
@@ -113,6 +124,23 @@ class LocalEngine:
         assert generation.reply is not None
         return generation.reply
 
+    def generate_several(
+        self, turns: Sequence[Turn], n_answers: int, settings: Settings | None = None
+    ) -> tuple[Reply, ...]:
+        """Several answers to one question: drawn at random, or the best of as many beams.
+
+        Raises:
+            OptionError: neither sampling nor enough beams were asked for, so all would be the same.
+        """
+        how = self._settings(settings)
+        if n_answers > 1 and not how.is_sampling and how.beams < n_answers:
+            raise OptionError(
+                f"{n_answers} greedy answers would all be the same",
+                have=f"beams={how.beams}, no temperature",
+                hint=f"temperature=0.8, or beams={n_answers}",
+            )
+        return self._in_batch([turns], how, n_answers)
+
     def generate_batch(
         self, conversations: Sequence[Sequence[Turn]], settings: Settings | None = None
     ) -> tuple[Reply, ...]:
@@ -121,17 +149,22 @@ class LocalEngine:
         They may have different numbers of pictures; where the family's processor cannot mix them,
         they are answered one after the other. The times of a reply are those of the whole batch.
         """
-        how = self._settings(settings)
+        return self._in_batch(conversations, self._settings(settings), 1)
+
+    def _in_batch(
+        self, conversations: Sequence[Sequence[Turn]], settings: Settings, n_answers: int
+    ) -> tuple[Reply, ...]:
         replies: list[Reply] = []
 
         def work(generation: Generation) -> Reply:
             loaded = self._resident()
             with self._explained(loaded):
-                if loaded.family.is_batchable:
+                if loaded.family.is_batchable or len(conversations) == 1:
                     with suppress(PromptError):
-                        replies.extend(BatchRun(loaded, conversations, how, generation).generate())
+                        run = BatchRun(loaded, conversations, settings, generation, n_answers)
+                        replies.extend(run.generate())
                         return replies[-1]
-                replies.extend(self._answer(generation, tuple(turns), how) for turns in conversations)
+                replies.extend(self._answer(generation, tuple(turns), settings) for turns in conversations)
             return replies[-1]
 
         for _ in self._queue.submit(work):
@@ -221,7 +254,13 @@ class LocalEngine:
             raise ModelError(f"{self._name} was unloaded", hint="%vlm_load, or vlm_magic.load()")
         return self.loaded
 
-    def _answer(self, generation: Generation, turns: tuple[Turn, ...], settings: Settings) -> Reply:
+    def _answer(
+        self,
+        generation: Generation,
+        turns: tuple[Turn, ...],
+        settings: Settings,
+        logits_processors: Sequence[LogitsProcessor] = (),
+    ) -> Reply:
         """Prepare, generate, sum up; runs in the worker."""
         loaded = self._resident()
         began = time.perf_counter()
@@ -230,7 +269,7 @@ class LocalEngine:
             prepared = self.reuse.prepare(turns, settings)
             self._check_length(loaded, int(prepared.inputs["input_ids"].shape[1]), settings)
             pictures = [picture for turn in turns for picture in turn.pictures]
-            run = Run(loaded, prepared, settings, generation, began)
+            run = Run(loaded, prepared, settings, generation, began, logits_processors)
             reply = run.generate(self.reuse, pictures)
         if self._is_photograph_news(turns[-1].pictures):
             reply = replace(reply, notes=(*reply.notes, scope.REMARK))

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from vlm_magic.messages import Chunk, FinishReason, Picture, Progress, Reply, Settings
@@ -38,7 +38,13 @@ class Run(BaseStreamer, StoppingCriteria):
     """
 
     def __init__(
-        self, loaded: Loaded, prepared: Prepared, settings: Settings, generation: Generation, began: float
+        self,
+        loaded: Loaded,
+        prepared: Prepared,
+        settings: Settings,
+        generation: Generation,
+        began: float,
+        logits_processors: Sequence[LogitsProcessor] = (),
     ) -> None:
         self._loaded = loaded
         self._prepared = prepared
@@ -48,6 +54,10 @@ class Run(BaseStreamer, StoppingCriteria):
         self._deadline = None if settings.time_limit_s is None else began + settings.time_limit_s
         self._stop_ids = families.stop_token_ids(loaded, settings)
         self._detokenizer = Detokenizer(loaded.tokenizer, stop=settings.stop, strip=not settings.continuation)
+        self._watch = _Watch() if settings.log_probabilities else None
+        watched = [self._watch] if self._watch is not None else []
+        self._logits_processors = LogitsProcessorList([*logits_processors, *watched])
+        self._log_probabilities: list[float] = []
         self._first_token_s: float | None = None
         self._n_tokens = 0
         self._all_ids: list[int] = []
@@ -74,6 +84,8 @@ class Run(BaseStreamer, StoppingCriteria):
         if token_id in self._stop_ids:
             self._ended_by = "stop"
             return
+        if self._watch is not None:
+            self._log_probabilities.append(float(self._watch.logs[0, token_id]))
         piece = self._detokenizer.add(token_id)
         if piece:
             self._generation.push(Chunk(piece, self._n_tokens))
@@ -106,7 +118,10 @@ class Run(BaseStreamer, StoppingCriteria):
         """Run the model to the end, to a limit or to a stop, and sum up."""
         loaded, settings = self._loaded, self._settings
         self._generation.report(Progress("prefill", 0, self._n_prompt_tokens))
-        options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([self])}
+        options: dict[str, Any] = {
+            "stopping_criteria": StoppingCriteriaList([self]),
+            "logits_processor": self._logits_processors,
+        }
         if settings.beams == 1:
             options["streamer"] = self  # transformers refuses a streamer with beams
         output: torch.Tensor | None = None
@@ -184,4 +199,15 @@ class Run(BaseStreamer, StoppingCriteria):
             model=self._loaded.name,
             notes=tuple(self._prepared.notes),
             token_ids=ids,
+            log_probabilities=() if self._settings.beams > 1 else tuple(self._log_probabilities),
         )
+
+
+class _Watch(LogitsProcessor):
+    """Comes last and keeps the distribution that the next token is chosen from."""
+
+    logs: torch.Tensor  # (B, V) float32
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.logs = torch.log_softmax(scores.float(), dim=-1)
+        return scores
