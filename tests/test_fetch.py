@@ -450,6 +450,19 @@ def test_a_password_goes_to_its_host_alone_and_into_no_message(
     assert "hush" not in shown
 
 
+def test_a_secret_of_a_query_is_in_no_traceback(limits: FetchLimits) -> None:
+    import traceback
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/a.png?token=" + "hush"
+    with pytest.raises(FetchError) as caught:
+        fetch_picture_bytes(url, limits=limits)
+    lines = traceback.format_exception(type(caught.value), caught.value, None)
+    assert "hush" not in "".join(lines)
+
+
 def test_no_cookie_is_sent_back(server: HostileServer, limits: FetchLimits) -> None:
     fetch_picture_bytes(server.url("/cookie"), limits=limits)
     assert server.asked == ["/cookie", "/good"]

@@ -331,6 +331,15 @@ def test_what_is_done_to_the_original_later_changes_nothing() -> None:
     assert difference(np.asarray(second.rgb), SCENE) == 0
 
 
+def test_what_is_done_to_the_result_changes_nothing_either() -> None:
+    data = corpus.encoded(corpus.scene(), "PNG")
+    kept = to_picture(data)
+    for obj in (data, kept):
+        to_pil(obj).paste("white", (0, 0, 40, 24))
+    assert difference(np.asarray(kept.rgb), SCENE) == 0
+    assert difference(pixels(data), SCENE) == 0
+
+
 def test_an_opened_picture_is_turned_upright_and_says_so() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -655,6 +664,36 @@ def test_a_stranger_is_a_clear_error_and_never_a_picture() -> None:
         assert not is_picture_like(obj)
         assert try_pictures(obj, "it") is None
         with pytest.raises(PictureTypeError) as caught:
+            to_pil(obj)
+        check_error(caught.value)
+
+
+def test_an_object_that_fails_when_it_is_looked_at_is_text_in_a_prompt_and_an_error_when_asked() -> None:
+    class Failing(collections.abc.Sequence):
+        def __len__(self) -> int:
+            raise RuntimeError("not now")
+
+        def __getitem__(self, index: Any) -> Any:
+            raise RuntimeError("not now")
+
+    class FailingArray:
+        def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+            raise RuntimeError("not now")
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            raise RuntimeError("not now")
+
+    class FailingFile:
+        def read(self, n: int = -1) -> bytes:
+            raise RuntimeError("not now")
+
+        seek = tell = read
+
+    for obj in (Failing(), FailingArray(), FailingFile()):
+        assert not is_picture_like(obj)
+        assert try_pictures(obj, "it") is None
+        with pytest.raises(VLMError) as caught:
             to_pil(obj)
         check_error(caught.value)
 

@@ -80,7 +80,9 @@ def fetch_picture_bytes(
                 raise _too_late(url, limits) from None
             raise
         except Exception as exc:
-            raise _failure(url, exc, limits, clock) from exc
+            # The causes of requests quote the path with its query: a secret there stays out of tracebacks.
+            has_secret = "?" in url or "@" in url
+            raise _failure(url, exc, limits, clock) from (None if has_secret else exc)
     if key:
         cache.keep(key, data, seconds, limits)
     return data

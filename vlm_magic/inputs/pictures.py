@@ -14,7 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
-from vlm_magic.errors import PictureDecodeError, PictureError, PictureTypeError, shorten
+from vlm_magic.errors import (
+    PictureDecodeError,
+    PictureError,
+    PictureTooLargeError,
+    PictureTypeError,
+    VLMError,
+    shorten,
+)
 from vlm_magic.inputs import headers, sniff, sources
 from vlm_magic.inputs.limits import DEFAULT_MEGAPIXELS, FetchLimits, PictureOptions
 from vlm_magic.inputs.links import PICTURE_SUFFIXES
@@ -54,13 +61,17 @@ def to_pil(
         PictureTooLargeError: more pixels than allowed.
         FetchError: a download that failed.
     """
+    from vlm_magic.inputs import seen
+
     base = options or PictureOptions()
     merged = replace(
         base.allowing(*allow_hosts),
         max_megapixels=max_megapixels or base.max_megapixels,
         longest_px=longest_px or base.longest_px,
     )
-    return to_picture(obj, options=merged).rgb
+    image = to_picture(obj, options=merged).rgb
+    # What others hold too (a conversation, the pictures seen before) must not change with this one.
+    return image.copy() if isinstance(obj, Picture) or seen.is_kept(image) else image
 
 
 def to_picture(
@@ -81,8 +92,6 @@ def to_picture(
     Raises:
         As `to_pil`.
     """
-    from vlm_magic.inputs import seen
-
     options = options or PictureOptions()
     if isinstance(obj, Picture):
         if obj.image is not None:
@@ -90,6 +99,21 @@ def to_picture(
         return to_picture(obj.source, name=name or obj.name, options=options, fetched=fetched)
     label = name or _name_of(obj)
     shown = _brief(label)
+    try:
+        return _read(obj, label, shown, options, fetched)
+    except VLMError:
+        raise
+    except MemoryError:
+        raise PictureTooLargeError(f"{shown} does not fit in memory", hint="a smaller picture") from None
+    except Exception as exc:  # a stranger's read(), shape or repr
+        cause = shorten(f"{type(exc).__name__}: {exc}", 160)
+        raise PictureDecodeError(f"{shown} cannot be read", have=cause) from exc
+
+
+def _read(obj: object, label: str, shown: str, options: PictureOptions, fetched: bytes | None) -> Picture:
+    """The decoded picture of an object that is no `Picture`."""
+    from vlm_magic.inputs import seen
+
     encoded = fetched if fetched is not None else _encoded(obj, shown, options)
     if encoded is not None:
         found = seen.decoded(encoded, name=shown, options=options)
@@ -120,7 +144,12 @@ def try_pictures(
         PictureError: more pictures than allowed, or one of them fails as in `to_pil`.
     """
     options = options or PictureOptions()
-    leaves = _leaves(obj, name or _name_of(obj), most=options.max_pictures + 1)
+    try:
+        leaves = _leaves(obj, name or _name_of(obj), most=options.max_pictures + 1)
+    except VLMError:
+        raise
+    except Exception:  # a stranger's __len__ or shape: whatever it is, it is no picture
+        return None
     if leaves is None:
         return None
     if len(leaves) > options.max_pictures:

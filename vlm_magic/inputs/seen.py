@@ -17,7 +17,7 @@ from PIL import Image
 from vlm_magic.inputs.decode import decode_picture
 from vlm_magic.inputs.limits import PictureOptions
 
-__all__ = ["SeenPicture", "decoded", "digest_of", "forget"]
+__all__ = ["SeenPicture", "decoded", "digest_of", "forget", "is_kept"]
 
 _MAX_BYTES = 128_000_000  # of decoded pixels, four bytes each
 _ROWS_PX = 1 << 18  # pixels that are hashed at a time
@@ -74,6 +74,12 @@ def decoded(source: bytes | IO[bytes], *, name: str, options: PictureOptions) ->
             while sum(kept.n_bytes for kept in _kept.values()) > _MAX_BYTES:
                 _kept.popitem(last=False)
     return picture
+
+
+def is_kept(image: Image.Image) -> bool:
+    """Whether this very picture is kept, so that somebody else may get it too."""
+    with _lock:
+        return any(kept.image is image for kept in _kept.values())
 
 
 def forget() -> int:
