@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from vlm_magic.messages import Settings, Turn
 from vlm_magic.models.control_tokens import Mask
 from vlm_magic.models.interleaved import lay_out_idefics, list_as_text, process_lists
+from vlm_magic.models.layouts import lay_out_chat, lay_out_pictures_first, lay_out_words
 from vlm_magic.models.prompting import (
     Draft,
     Prepared,
-    lay_out_chat,
-    lay_out_pictures_first,
-    lay_out_words,
     prepare,
     prepare_batch,
     process_texts,
@@ -93,7 +91,8 @@ class Family:
         reuse: "features" where caches and features of earlier prompts serve later ones (see `reuse`);
             "none" where that was not proved, or attention looks ahead or across.
         is_batchable: whether prompts with different pictures in one call say what they say one by one.
-        is_chunkable: whether a prompt may be prefilled in pieces; not where a picture's tokens see each other.
+        is_chunkable: whether a prompt may be prefilled in pieces; not where a picture's tokens see
+            each other.
         after_expansion: what the processor does to the text once the pictures' own texts are in it.
     """
 

@@ -126,6 +126,7 @@ def load_model(
     """
     began = time.perf_counter()
     options = options or LoadOptions()
+    report = on_progress or (lambda stage, done, total: None)
     check = _stop_check(str(model), is_stopped)
     source = sources.find(model, options)
     config = estimates.load_config(source, options)
@@ -134,28 +135,12 @@ def load_model(
     check()
     source = _fetch(source, options, on_progress, is_stopped)
     check()
-    processor = load_processor(
-        source.name, source.folder, config, family, trust_remote_code=options.trust_remote_code
-    )
-    budget = picture_budget.apply(
-        source.name, processor, config, splitting=options.splitting, picture_tokens=options.picture_tokens
-    )
-    probe = _probe(source, processor)
-    try:
-        if on_progress is not None:
-            on_progress("weights", 0, 1)
-        network, notes = _load_network(source, config, plan, options)
-        if probe is not None:
-            probe.result()
-    finally:
-        if probe is not None:
-            probe.cancel()
-    if on_progress is not None:
-        on_progress("weights", 1, 1)
+    processor, notes = _load_processor(source, config, family, options)
+    with _probed(source, processor) as probe_notes:
+        report("weights", 0, 1)
+        network, weights_notes = _load_network(source, config, plan, options)
+    report("weights", 1, 1)
     check()
-    if chat_template_of(processor) is None and not family.has_own_dialogue:
-        notes.append("it has no chat template: prompts are continued as plain text")
-    notes += [note for note in (budget, probe.note if probe else "") if note]
     return Loaded(
         name=source.name,
         model=network,
@@ -168,8 +153,24 @@ def load_model(
         attention=f"{plan.attention}: {plan.reason}",
         n_parameters=network.num_parameters(),
         load_s=time.perf_counter() - began,
-        notes=tuple(notes),
+        notes=(*weights_notes, *notes, *probe_notes),
     )
+
+
+def _load_processor(
+    source: Source, config: Any, family: Family, options: LoadOptions
+) -> tuple[Any, list[str]]:
+    """The processor with the pictures' budget set, and remarks."""
+    processor = load_processor(
+        source.name, source.folder, config, family, trust_remote_code=options.trust_remote_code
+    )
+    budget = picture_budget.apply(
+        source.name, processor, config, splitting=options.splitting, picture_tokens=options.picture_tokens
+    )
+    notes = [budget] if budget else []
+    if chat_template_of(processor) is None and not family.has_own_dialogue:
+        notes.append("it has no chat template: prompts are continued as plain text")
+    return processor, notes
 
 
 def _stop_check(name: str, is_stopped: Callable[[], bool] | None) -> Callable[[], None]:
@@ -224,16 +225,25 @@ def _fetch(
         ) from None
 
 
-def _probe(source: Source, processor: Any) -> TemplateProbe | None:
-    """Try the chat template in a child while the weights are read.
+@contextmanager
+def _probed(source: Source, processor: Any) -> Iterator[list[str]]:
+    """Try the chat template in a child while the block reads the weights; gives a list for remarks.
 
     Not for the starter: its template is a line of this package's own, and the child takes about as long as
     the load.
     """
+    notes: list[str] = []
     template = chat_template_of(processor)
     if source.is_starter or template is None:
-        return None
-    return TemplateProbe(source.name, template, dict(processor.tokenizer.special_tokens_map))
+        yield notes
+        return
+    probe = TemplateProbe(source.name, template, dict(processor.tokenizer.special_tokens_map))
+    try:
+        yield notes
+        probe.result()
+        notes += [probe.note] if probe.note else []
+    finally:
+        probe.cancel()
 
 
 def _load_network(source: Source, config: Any, plan: Plan, options: LoadOptions) -> tuple[Any, list[str]]:

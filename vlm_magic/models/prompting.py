@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlm_magic.errors import ModelKindError, PromptError, shorten
-from vlm_magic.messages import Part, Picture, Settings, Text, Turn
+from vlm_magic.messages import Part, Settings, Text, Turn
 from vlm_magic.models.control_tokens import GuardedTokenizer, Mask
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Draft",
     "Prepared",
-    "lay_out_chat",
-    "lay_out_parts",
-    "lay_out_pictures_first",
-    "lay_out_words",
+    "joined",
+    "lay_out",
+    "merged",
+    "observed",
     "prepare",
     "prepare_batch",
     "process_texts",
@@ -155,160 +155,19 @@ def merged(turns: Sequence[Turn]) -> list[Turn]:
         if result and result[-1].role == turn.role:
             gap: tuple[Part, ...] = (Text("\n\n"),)
             parts = result.pop().parts + gap + parts
-        result.append(Turn(turn.role, tuple(_joined(parts))))
+        result.append(Turn(turn.role, tuple(joined(parts))))
     return result
 
 
-def _joined(parts: Sequence[Part]) -> list[Part]:
-    joined: list[Part] = []
+def joined(parts: Sequence[Part]) -> list[Part]:
+    """Neighbouring texts as one, so that a control word cut in two is still seen."""
+    result: list[Part] = []
     for part in parts:
-        if isinstance(part, Text) and joined and isinstance(joined[-1], Text):
-            joined[-1] = Text(joined[-1].text + part.text)
+        if isinstance(part, Text) and result and isinstance(result[-1], Text):
+            result[-1] = Text(result[-1].text + part.text)
         else:
-            joined.append(part)
-    return joined
-
-
-# ---- layouts: turns → Draft ----------------------------------------------------------------------
-
-
-def lay_out_chat(
-    loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]
-) -> Draft:
-    """Through the checkpoint's chat template; plain continuation where asked for or where there is none."""
-    template = loaded.chat_template
-    if settings.continuation or template is None:
-        return lay_out_parts(loaded, turns, settings, hide)
-    notes: list[str] = []
-    pictures = [picture.rgb for turn in turns for picture in turn.pictures]
-    shown = _with_system(turns, settings.system)
-    text = _render(loaded, template, shown, hide, settings)
-    if text is None and shown[0].role == "system":
-        shown = _system_in_question(shown)
-        notes.append(
-            "this model's template has no place for a system text; it stands before the first question"
-        )
-        text = _render(loaded, template, shown, hide, settings)
-    if text is None:
-        raise ModelKindError(
-            f"the chat template of {loaded.name} does not show the model what was said",
-            have="a text or a picture of the prompt is missing in what it renders",
-            hint="--continuation, or a checkpoint with a template for pictures",
-        )
-    return Draft(text, pictures, notes)
-
-
-def lay_out_parts(
-    loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]
-) -> Draft:
-    """All parts in their order, nothing between them: what a base checkpoint continues.
-
-    An answer that does not end its line gets a line break, so that examples in a few-shot prompt stay apart.
-    """
-    placeholder = loaded.family.placeholder(loaded.processor)
-    pieces = [settings.system + "\n"] if settings.system else []
-    pieces = [hide(piece) for piece in pieces]
-    pictures: list[Any] = []
-    for turn in turns:
-        for part in turn.parts:
-            if isinstance(part, Picture):
-                pictures.append(part.rgb)
-                pieces.append(placeholder)
-            else:
-                pieces.append(hide(part.text))
-        if turn.role == "assistant" and pieces and not pieces[-1].endswith("\n") and turn is not turns[-1]:
-            pieces.append("\n")
-    return Draft("".join(pieces), pictures)
-
-
-def lay_out_pictures_first(
-    loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]
-) -> Draft:
-    """As `lay_out_chat`; without a template pictures come first, then the words, as PaliGemma wants."""
-    if loaded.chat_template is not None and not settings.continuation:
-        return lay_out_chat(loaded, turns, settings, hide)
-    draft = lay_out_parts(loaded, turns, settings, hide)
-    placeholder = loaded.family.placeholder(loaded.processor)
-    draft.text = placeholder * len(draft.pictures) + draft.text.replace(placeholder, "")
-    return draft
-
-
-def lay_out_words(
-    loaded: Loaded, turns: Sequence[Turn], settings: Settings, hide: Callable[[str], str]
-) -> Draft:
-    """The words alone: the processor puts the picture before them by itself."""
-    draft = lay_out_parts(loaded, turns, settings, hide)
-    draft.text = draft.text.replace(loaded.family.placeholder(loaded.processor), "")
-    return draft
-
-
-def _with_system(turns: Sequence[Turn], system: str) -> list[Turn]:
-    if not system:
-        return list(turns)
-    return merged([Turn("system", (Text(system),)), *turns])
-
-
-def _system_in_question(turns: Sequence[Turn]) -> list[Turn]:
-    """The system text moved into the first turn after it."""
-    system, *rest = turns
-    if not rest:
-        return [Turn("user", system.parts)]
-    first = Turn(rest[0].role, tuple(_joined((*system.parts, Text("\n\n"), *rest[0].parts))))
-    return [first, *rest[1:]]
-
-
-def _render(
-    loaded: Loaded, template: str, turns: Sequence[Turn], hide: Callable[[str], str], settings: Settings
-) -> str | None:
-    """The rendered template, or None where it drops a text or a picture.
-
-    Templates want the content of a message as a list of blocks or as one string; which, only a try can tell.
-    """
-    token = loaded.family.template_token(loaded.processor)
-    placeholder = loaded.family.placeholder(loaded.processor)
-    n_pictures = sum(len(turn.pictures) for turn in turns)
-    texts = [hide(part.text).strip() for turn in turns for part in turn.parts if isinstance(part, Text)]
-    for to_content in (_as_blocks, _as_string):
-        messages = [
-            {"role": turn.role, "content": to_content(turn.parts, hide, placeholder)} for turn in turns
-        ]
-        try:
-            text: str = loaded.processor.apply_chat_template(
-                messages,
-                chat_template=template,
-                add_generation_prompt=turns[-1].role != "assistant",
-                tokenize=False,
-            )
-        except Exception:  # a template may raise anything; the other form, or the caller's error, follows
-            continue
-        n_shown = text.count(token)
-        if settings.special_tokens and n_shown > n_pictures:  # people's own; the processor will count them
-            n_shown = n_pictures
-        if n_shown == n_pictures and _appear_in_order(texts, text):
-            return text
-    return None
-
-
-def _as_blocks(parts: Sequence[Part], hide: Callable[[str], str], placeholder: str) -> list[dict[str, str]]:
-    return [
-        {"type": "image"} if isinstance(part, Picture) else {"type": "text", "text": hide(part.text)}
-        for part in parts
-    ]
-
-
-def _as_string(parts: Sequence[Part], hide: Callable[[str], str], placeholder: str) -> str:
-    return "".join(placeholder if isinstance(part, Picture) else hide(part.text) for part in parts)
-
-
-def _appear_in_order(texts: Sequence[str], rendered: str) -> bool:
-    """Whether all texts are in the rendering; templates may trim them and may move pictures before them."""
-    cursor = 0
-    for text in texts:
-        found = rendered.find(text, cursor)
-        if found < 0:
-            return False
-        cursor = found + len(text)
-    return True
+            result.append(part)
+    return result
 
 
 # ---- processing: Draft → tensors -----------------------------------------------------------------

@@ -190,14 +190,7 @@ def _snapshot(
     is_stopped: Callable[[], bool] | None = None,
 ) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(
@@ -209,31 +202,31 @@ def _snapshot(
                 tqdm_class=_progress_class(on_progress, is_stopped),
             )
         )
-    except GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"{repo_id} wants its terms accepted first",
-            hint=f"accept them on its page, then: hf auth login (or HF_TOKEN); {_cache_words()}",
-            repo_id=repo_id,
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{repo_id} has no revision {options.revision!r}", repo_id=repo_id
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelNotFoundError(
-            f"no model {repo_id!r} on the hub, or it is private",
-            have=_cache_words(),
-            hint=_near(repo_id),
-            repo_id=repo_id,
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+        raise _not_found(repo_id, options, error) from error
+
+
+def _not_found(repo_id: str, options: LoadOptions, error: Exception) -> ModelNotFoundError:
+    """What a failure of the hub's client means for a person."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    have, hint = _cache_words(), _near(repo_id)
+    if isinstance(error, GatedRepoError):
+        what = f"{repo_id} wants its terms accepted first"
+        hint = "accept them on its page, then: hf auth login (or HF_TOKEN)"
+    elif isinstance(error, RevisionNotFoundError):
+        what = f"{repo_id} has no revision {options.revision!r}"
+    elif isinstance(error, (RepositoryNotFoundError, HFValidationError)):
+        what = f"no model {repo_id!r} on the hub, or it is private"
+    else:
         why = "the hub is switched off (HF_HUB_OFFLINE)" if _is_offline() else "the hub is out of reach"
-        raise ModelNotFoundError(
-            f"{repo_id} is not on this machine and {why}",
-            have=_cache_words(),
-            hint=_near(repo_id),
-            repo_id=repo_id,
-        ) from error
+        what = f"{repo_id} is not on this machine and {why}"
+    return ModelNotFoundError(what, have=have, hint=hint, repo_id=repo_id)
 
 
 def find_adapter(name: str, options: LoadOptions) -> Path:
