@@ -654,6 +654,22 @@ def _seconds(text: str) -> float:
     return time.perf_counter() - begun
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{%s}" % ("long" * 200),
+        "![](%s.png)" % ("long" * 200),
+        "{f(%s)}" % ("long" * 200),
+        "{d['%s']}" % ("k" * 900),
+    ],
+)
+def test_a_long_name_makes_no_long_error(written: str, names: dict[str, object]) -> None:
+    names.update({f"{'long' * 200}{n}": n for n in range(5)})
+    with pytest.raises(VLMError) as caught:
+        shown(written, names)
+    assert len(str(caught.value)) <= 600
+
+
 @quick
 @given(MARKUP)
 def test_every_failure_is_one_of_ours_and_short(text: str) -> None:

@@ -105,7 +105,7 @@ def checked_addresses(
         raise FetchRefusedError(
             f"{host} is not fetched from",
             have="its address is private, local or reserved",
-            hint=f'allow_hosts=("{host}",) if you trust it',
+            hint=f'%config VLMMagics.allow_hosts = ["{host}"], or to_pil(…, allow_hosts=["{host}"])',
             host=host,
         )
     return public

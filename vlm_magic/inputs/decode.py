@@ -136,7 +136,7 @@ def check_size(size: tuple[int, int], name: str, max_megapixels: float | None, k
         raise PictureTooLargeError(
             f"{name} has {megapixels:.0f} megapixels ({size[0]}×{size[1]})",
             have=f"at most {limit:g} are decoded unless asked for",
-            hint=f"max_megapixels={megapixels + 1:.0f}, or a smaller picture",
+            hint=f"%config VLMMagics.max_megapixels = {megapixels + 1:.0f}, or a smaller picture",
             megapixels=megapixels,
             limit=limit,
         )
@@ -166,7 +166,7 @@ def _check_jpeg(file: IO[bytes], name: str, options: PictureOptions) -> int:
         raise PictureTooLargeError(
             f"{name} is a progressive JPEG of {n_px / 1e6:.0f} megapixels",
             have="such a file is held in memory whole; its limit is lower",
-            hint=f"max_megapixels={n_px / 1e6 + 1:.0f}, or save it as a baseline JPEG",
+            hint=f"%config VLMMagics.max_megapixels = {n_px / 1e6 + 1:.0f}, or save it as a baseline JPEG",
             megapixels=n_px / 1e6,
         )
     return scale
@@ -201,7 +201,7 @@ def _check_tiff(image: Image.Image, file: IO[bytes], name: str, options: Picture
         raise PictureTooLargeError(
             f"{name} is a TIFF file of {n_bytes / 1e6:.0f} MB",
             have=f"{image.width}×{image.height} pixels; file and pixels together take too much memory",
-            hint="max_megapixels=50 reads it all the same; or save it as PNG",
+            hint="%config VLMMagics.max_megapixels = 50 reads it all the same; or save it as PNG",
         )
     width, height = tags.get(322, 0), tags.get(323, 0)
     if isinstance(width, int) and isinstance(height, int):

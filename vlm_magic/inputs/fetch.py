@@ -331,7 +331,7 @@ def _refused(host: str) -> FetchRefusedError:
     return FetchRefusedError(
         f"{host} is not fetched from",
         have="it is a private, local or reserved address",
-        hint=f'allow_hosts=("{host}",) if you trust it',
+        hint=f'%config VLMMagics.allow_hosts = ["{host}"], or to_pil(…, allow_hosts=["{host}"])',
         host=host,
     )
 
@@ -369,5 +369,5 @@ def _failure(url: str, exc: Exception, limits: FetchLimits, clock: Deadline) -> 
     if not limits.use_proxies and any(
         os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "http_proxy")
     ):
-        hint = "FetchLimits(use_proxies=True): proxies of the environment are used only when asked for"
+        hint = "%config VLMMagics.use_proxies = True; proxies of the environment are used only then"
     return FetchError(f"{shown} cannot be fetched", have=words.get(kind, kind), hint=hint)

@@ -228,9 +228,9 @@ def _leaves(  # noqa: PLR0911 - one line per kind
         if all(sniff.is_array(leaf) for leaf, _ in leaves):
             return None  # numbers among numbers
         raise PictureTypeError(
-            f"{name}[{key!r}] is no picture: {type(item).__name__}",
-            have=f"{len(leaves)} pictures and {len(others)} other things in {name}",
-            hint=f"only the pictures of {name}",
+            f"{_brief(name)}[{shorten(repr(key), 40)}] is no picture: {type(item).__name__}",
+            have=f"{len(leaves)} pictures and {len(others)} other things in {_brief(name)}",
+            hint=f"only the pictures of {_brief(name)}",
         )
     return leaves
 

@@ -19,6 +19,7 @@ from vlm_magic.errors import (
     PromptError,
     VLMError,
     near_names,
+    shorten,
 )
 from vlm_magic.inputs import sources
 from vlm_magic.inputs.expressions import evaluate_field, field_names, formatted, read_field
@@ -151,14 +152,18 @@ def _unknown_name(name: str, names: Mapping[str, object], where: str) -> Picture
     own = [key for key in names if not key.startswith("_") and key not in ("In", "Out")]
     near = near_names(name, own)
     if near:
-        have, hint = ", ".join(near), f"{{{near[0]}}}"
+        have, hint = shorten(", ".join(near), 160), f"{{{shorten(near[0], 60)}}}"
     else:
         pictures = [key for key in own if is_picture_like(names[key])][:8]
-        have = f"pictures: {', '.join(pictures)}" if pictures else "no name that is near"
-        hint = f"{{{{{name}}}}} for the braces themselves"
+        have = shorten(f"pictures: {', '.join(pictures)}", 160) if pictures else "no name that is near"
+        hint = f"{{{{{shorten(name, 60)}}}}} for the braces themselves"
     place = f", {where}" if where else ""
     return PictureNotFoundError(
-        f"no variable {name!r} in this notebook{place}", have=have, hint=hint, name=name, near=near
+        f"no variable {shorten(name, 100)!r} in this notebook{place}",
+        have=have,
+        hint=hint,
+        name=name,
+        near=near,
     )
 
 
