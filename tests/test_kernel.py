@@ -28,6 +28,7 @@ class Ran:
 
     status: str = ""
     stdout: str = ""
+    stderr: str = ""
     error: str = ""
     error_name: str = ""
     bundles: list[dict[str, Any]] = field(default_factory=list)
@@ -96,6 +97,8 @@ class Kernel:
             content = message["content"]
             if message["msg_type"] == "stream" and content["name"] == "stdout":
                 ran.stdout += content["text"]
+            elif message["msg_type"] == "stream":
+                ran.stderr += content["text"]
             elif message["msg_type"] in ("display_data", "execute_result"):
                 ran.bundles.append(content["data"])
             elif message["msg_type"] == "error":
@@ -245,7 +248,9 @@ def test_interrupting_the_starter_keeps_its_words_and_the_model(fresh: Kernel) -
         "from vlm_magic.starter.scenes import draw_scene\n"
         "scene = draw_scene([('red', 'circle', 0.2, 0.3, 0.3), ('blue', 'square', 0.7, 0.7, 0.3)])"
     )
-    assert fresh.run(slow).error == ""
+    loaded = fresh.run(slow)
+    assert loaded.error == loaded.stderr == ""
+    assert loaded.stdout.count("\n") == 1, "one line says what was loaded"
     request = fresh.send("%%vlm\nDescribe {scene}.", "starter")
     fresh.interrupt_after_first_words(request)
     assert fresh.collect(request).error_name == "Interrupted"

@@ -1,4 +1,4 @@
-"""The README and the map for contributors say what is so: commands, magics, modules, the plain-Python example.
+"""The README and the map for contributors say what is so: commands, magics, modules, the example.
 
 `python tests/test_readme.py` writes the tables and the map anew.
 """

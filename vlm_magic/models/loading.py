@@ -8,6 +8,7 @@ that goes with it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,6 +126,7 @@ def load_model(
         ModelLoadError: it is there and does not load, or it was stopped.
     """
     began = time.perf_counter()
+    _quiet_torchao()
     options = options or LoadOptions()
     report = on_progress or (lambda stage, done, total: None)
     check = _stop_check(str(model), is_stopped)
@@ -311,18 +313,27 @@ def _add_adapter(network: Any, options: LoadOptions) -> str:
     return f"with the adapter {adapter}"
 
 
+def _quiet_torchao() -> None:
+    """Keep its remarks about kernels that it cannot use out of notebooks.
+
+    transformers imports torchao wherever it is installed, also when nobody asked for it.
+    """
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 @contextmanager
 def _quiet_progress_bars() -> Iterator[None]:
     """No bars from transformers: `on_progress` is how people see progress."""
-    from transformers.utils import logging
+    from transformers.utils import logging as bars
 
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    was_on = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if was_on:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def describe(loaded: Loaded) -> str:
