@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def _is_local(address: object) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def no_socket_leaves_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_socket_leaves_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse connections and datagrams to other addresses, whoever opens them in this process."""
     real_connect, real_connect_ex = socket.socket.connect, socket.socket.connect_ex
     real_sendto = socket.socket.sendto
@@ -64,4 +63,3 @@ def no_socket_leaves_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
     monkeypatch.setattr(socket.socket, "sendto", sendto)
-    yield
