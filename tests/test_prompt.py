@@ -648,6 +648,12 @@ def test_no_text_is_slow_to_parse(unit: str) -> None:
     assert _seconds((unit * 100_000)[:100_000]) < 3
 
 
+def test_a_long_prompt_of_many_fields_is_resolved_in_linear_time() -> None:
+    begun = time.perf_counter()
+    assert shown("{a} " * 20_000, {"a": "word"}) == "word " * 20_000
+    assert time.perf_counter() - begun < 3
+
+
 def _seconds(text: str) -> float:
     begun = time.perf_counter()
     parse_prompt(text)

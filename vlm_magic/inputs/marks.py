@@ -92,7 +92,7 @@ _F_STRING = re.compile(
     r"[rRfF]{1,2}(?:'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")",
     re.DOTALL,
 )
-_FORMAT_CALL = re.compile(r"[^'\"\n]*['\"]\.format\(")
+_FORMAT_CALL = re.compile(r"[^'\"\n]{0,200}['\"]\.format\(")
 _ALT = re.compile(r"!\[((?:[^\[\]\\\n]|\\.|\[[^\[\]\n]{0,500}\]){0,2000})\]\([ \t]*")
 _DATA_SOURCE = re.compile(r"data:[^()\s]*", re.IGNORECASE)
 _TITLE = re.compile(r"[ \t]+(\"[^\"\n]*\"|'[^'\n]*')$")

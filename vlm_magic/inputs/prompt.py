@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from vlm_magic.errors import (
@@ -253,12 +254,9 @@ def _placed(exc: VLMError, line: int, where: str) -> VLMError:
 def _merged(parts: Iterable[Text | Picture]) -> list[Text | Picture]:
     """Adjacent texts as one, empty ones left out."""
     merged: list[Text | Picture] = []
-    for part in parts:
-        if isinstance(part, Text):
-            if not part.text:
-                continue
-            if merged and isinstance(merged[-1], Text):
-                merged[-1] = Text(merged[-1].text + part.text)
-                continue
-        merged.append(part)
+    for is_text, run in groupby(parts, key=lambda part: isinstance(part, Text)):
+        if not is_text:
+            merged.extend(run)
+        elif words := "".join(part.text for part in run if isinstance(part, Text)):
+            merged.append(Text(words))
     return merged
