@@ -56,6 +56,15 @@ test("a snapshot in the middle of an answer goes on from there", () => {
   assert.equal(state.turns.get("a").open, "23");
 });
 
+test("an answer ends with the rest that was not streamed", () => {
+  const state = started();
+  applyMessage(state, { type: "delta", id: "a", seq: 1, html: "<p>1</p>", text: "2", n: 2 });
+  const end = (seq) => applyMessage(state, { type: "turn", turn: turn("a", "done", { answer: null }), seq, rest: "<p>2</p>" });
+  assert.equal(end(3).kind, "resync", "an update is missing");
+  assert.equal(end(1).kind, "turn");
+  assert.equal(state.turns.get("a").answer, "<p>1</p><p>2</p>");
+});
+
 test("only what changed is sent, and what is gone goes", () => {
   const state = started();
   const sync = (order, turns) => applyMessage(state, { type: "sync", order, turns }).kind;

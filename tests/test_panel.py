@@ -18,7 +18,8 @@ from vlm_magic.messages import Chunk, Exchange, Picture, Progress, Text
 from vlm_magic.outputs.chat import ChatView
 from vlm_magic.outputs.drafts import marked_text, parts_of_draft, split_marks
 from vlm_magic.outputs.markdown import to_html
-from vlm_magic.outputs.panel import ChatPanel, page_code, page_style
+from vlm_magic.outputs.page import page_code, page_style
+from vlm_magic.outputs.panel import ChatPanel
 from vlm_magic.outputs.stream import AnswerStream
 from vlm_magic.outputs.views import AnswerView, PanelView, PlainView, TerminalView, choose_view
 
@@ -82,9 +83,23 @@ def test_an_answer_arrives_whole_in_few_updates() -> None:
     deltas = panel.of_type("delta")
     assert 1 <= len(deltas) <= 5, "words that come at once leave together"
     assert "<table>" in replayed(deltas)
-    last = panel.of_type("turn")[-1]["turn"]
-    assert last["state"] == "done"
-    assert last["answer"] == to_html(RICH)
+    last = panel.of_type("turn")[-1]
+    streamed = "".join(delta.get("html", "") for delta in deltas)
+    assert last["turn"]["state"] == "done"
+    assert streamed + last["rest"] == to_html(RICH), "only what the page does not have yet is sent"
+    assert panel.snapshot()[0]["answer"] == to_html(RICH)
+
+
+def test_an_answer_that_reads_otherwise_as_a_whole_is_sent_whole() -> None:
+    panel, exchange = Heard(), question()
+    text = "See [the docs][d].\n\nMore.\n\n[d]: https://example.org/x"
+    panel.show_exchange(exchange)
+    panel.push(exchange.id, Chunk(text, 9))
+    exchange.reply = reply(text)
+    panel.finish(exchange.id, exchange)
+    last = panel.of_type("turn")[-1]
+    assert "rest" not in last
+    assert "https://example.org/x" in last["turn"]["answer"]
 
 
 def test_words_leave_at_most_fifteen_times_a_second_and_none_is_lost() -> None:

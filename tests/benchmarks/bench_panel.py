@@ -31,12 +31,14 @@ from lab import (  # noqa: E402  # the path comes first
     write_notebook,
 )
 
-SETUP = """import json, time
+SETUP = """import json, queue, statistics, threading, time
+import numpy as np
 from panel_scenes import *
 from vlm_magic.outputs.panel import ChatPanel
 from vlm_magic.outputs.views import PanelView, PlainView
 
-WORDS = ["token"] * 11 + ["end.\\n\\n"]  # a paragraph of twelve tokens
+weights = np.random.rand(500, 500).astype("float32")
+WORDS = ["token"] + [" token"] * 10 + [" end.\\n\\n"]  # a paragraph of twelve tokens
 
 def stream(n_tokens, tokens_per_s, view=None):
     exchange = question(1, Text("Go"))
@@ -45,7 +47,7 @@ def stream(n_tokens, tokens_per_s, view=None):
     time.sleep(1.5)  # the page is there before the first token
     cpu, began, said = time.process_time(), time.perf_counter(), []
     for n in range(n_tokens):
-        piece = " " + WORDS[n % 12]
+        piece = WORDS[n % 12]
         said.append(piece)
         view.push(Chunk(piece, n + 1))
         wait = began + (n + 1) / tokens_per_s - time.perf_counter()
@@ -61,6 +63,36 @@ class Nothing(PlainView):
     def begin(self, exchange): pass
     def push(self, chunk): pass
     def finish(self, exchange): pass
+
+def work(n_tokens, view):
+    '''A model that keeps one core busy, a few milliseconds for each token, in a thread of its own.'''
+    made, exchange = queue.Queue(), question(1, Text("Go"))
+    view.begin(exchange)
+    time.sleep(0.5)
+    def generate():
+        began = time.perf_counter()
+        for n in range(n_tokens):
+            np.tanh(weights @ weights)
+            made.put(WORDS[n % 12])
+        made.put(n_tokens / (time.perf_counter() - began))
+    threading.Thread(target=generate).start()
+    said = []
+    while isinstance(piece := made.get(), str):
+        said.append(piece)
+        view.push(Chunk(piece, len(said)))
+    exchange.reply = reply("".join(said))
+    view.finish(exchange)
+    time.sleep(0.6)  # the page is done with it
+    return piece
+
+def compare(n_rounds):
+    rates = []
+    for n in range(n_rounds):
+        kinds = [Nothing, lambda: PanelView(thumbnail=thumbnail)]
+        pair = {kind: work(150, kind()) for kind in (kinds if n % 2 else kinds[::-1])}
+        rates.append([pair[kind] for kind in kinds])
+    without, with_panel = (statistics.median(column) for column in zip(*rates))
+    print(json.dumps({"rate": with_panel / without, "cpu": 0, "at": without}))
 """
 
 
@@ -113,14 +145,15 @@ def stop_ms(page: Any, cell: int) -> float:
     return (ended - clicked) * 1000
 
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 CELLS = [
     SETUP,
     "stream(2000, 200)",
     "stream(2000, 1e9)",
     "stream(8000, 1e9)",
     "stream(2000, 500)",
-    "stream(1000, 200, Nothing())",
-    "stream(1000, 200)",
+    "compare(15)",
+    "stream(100, 200)",
     """view, exchange = PanelView(thumbnail=thumbnail), question(1, Text("Go"))
 view.begin(exchange); time.sleep(1.5)
 at = time.time(); view.push(Chunk("first", 1)); time.sleep(0.5)
@@ -135,7 +168,7 @@ def run(rounds: int) -> list[tuple[str, str, str]]:
         notebooks = Path(folder) / "notebooks"
         notebooks.mkdir()
         write_notebook(notebooks / "bench.ipynb", *CELLS)
-        with running_lab(notebooks) as lab, running_browser() as browser:
+        with running_lab(notebooks, environment=ONE_THREAD) as lab, running_browser() as browser:
             context_page = browser_page(lab, "bench.ipynb", browser=browser)
             with context_page as page:
                 wire = Wire(page)
@@ -149,9 +182,7 @@ def run(rounds: int) -> list[tuple[str, str, str]]:
                 fast = measure(page, wire, 4)
                 shown = page.locator(".jp-Cell").nth(4).locator(".vlm-chat .vlm-blocks").inner_text()
                 n_shown = sum(shown.count(word) for word in ("token", "end."))
-                pairs = [
-                    (measure(page, wire, 5)["rate"], measure(page, wire, 6)["rate"]) for _ in range(rounds)
-                ]
+                kept = measure(page, wire, 5)["rate"]
                 firsts = [first_words_ms(page, 7) for _ in range(rounds)]
                 stops = [stop_ms(page, 8) for _ in range(rounds)]
 
@@ -165,7 +196,11 @@ def run(rounds: int) -> list[tuple[str, str, str]]:
         ("8,000 against 2,000 tokens, CPU", f"{long['cpu'] / short['cpu']:.1f}x", "≤ 5x"),
         ("tokens shown of 2,000 at 500/s", f"{n_shown}", "2000"),
         ("rate kept at 500/s", f"{fast['rate']:.0f}/s", "≥ 475"),
-        ("rate with the panel against without", f"{median([b / a for a, b in pairs]):.3f}", "≥ 0.95"),
+        (
+            "rate with the panel against without",
+            f"{kept:.3f}",
+            "≥ 0.95",
+        ),
         ("first words on the screen, ms", f"{median(firsts):.0f} (max {max(firsts):.0f})", "≤ 100"),
         ("Stop in a blocking cell, ms", f"{median(stops):.0f} (max {max(stops):.0f})", "< 300"),
     ]

@@ -202,15 +202,22 @@ def browser_page(
     width_px: int = 1100,
     height_px: int = 900,
     dark: bool = False,
+    block: str = "",
 ) -> Iterator[Any]:
-    """A page with ``notebook`` open and its kernel idle; ``page.problems`` lists errors of its console."""
+    """A page with ``notebook`` open and its kernel idle; ``page.problems`` lists errors of its console.
+
+    Args:
+        lab: the server.
+        notebook: its path there.
+        browser: a running browser; None starts one.
+        width_px: width of the window.
+        height_px: height of the window.
+        dark: whether JupyterLab's dark theme is used.
+        block: a pattern of addresses that do not answer, such as those of an extension.
+    """
     if browser is None:
-        with (
-            running_browser() as own,
-            browser_page(
-                lab, notebook, browser=own, width_px=width_px, height_px=height_px, dark=dark
-            ) as page,
-        ):
+        options: dict[str, Any] = {"width_px": width_px, "height_px": height_px, "dark": dark, "block": block}
+        with running_browser() as own, browser_page(lab, notebook, browser=own, **options) as page:
             yield page
         return
     context = browser.new_context(viewport={"width": width_px, "height": height_px})
@@ -219,6 +226,8 @@ def browser_page(
     page.set_default_timeout(TIMEOUT_MS)
     page.problems = []
     page.requests = []
+    if block:
+        page.route(block, lambda route: route.abort())
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("request", lambda request: page.requests.append(request.url))
     try:

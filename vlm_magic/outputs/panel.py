@@ -12,12 +12,9 @@ Neighbours: `cards` and `markdown` make the HTML, `stream` the updates, `views` 
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from io import BytesIO
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import anywidget
@@ -36,8 +33,9 @@ from vlm_magic.outputs.cards import (
 )
 from vlm_magic.outputs.drafts import marked_text, parts_of_draft, split_marks
 from vlm_magic.outputs.markdown import clean_text, to_html
+from vlm_magic.outputs.page import page_code, page_style
 from vlm_magic.outputs.stream import AnswerStream
-from vlm_magic.outputs.transcript import proof_html, squeezed_css
+from vlm_magic.outputs.transcript import proof_html
 
 __all__ = ["Action", "ChatPanel"]
 
@@ -55,21 +53,6 @@ _MODULES = (
     "chat.mjs",
 )  # in the order of their imports
 _MAX_FULL_PX = 2048  # longest side of the picture that a click shows
-
-
-@cache
-def page_code() -> str:
-    """The page's modules as one, since a widget's code has no address to import others from."""
-    sources = [(_STATIC / name).read_text(encoding="utf-8") for name in _MODULES]
-    joined = "\n".join(re.sub(r"(?m)^import .*;\n", "", source) for source in sources)
-    bare = re.sub(r"(?m)^\s*(?://|/\*\*|\*).*\n|^[ \t]+|^\n", "", joined)  # no comments, no indentation
-    return re.sub(r"(?m)^export (?!default)", "", bare)
-
-
-@cache
-def page_style() -> str:
-    """The style sheet of transcript and panel together."""
-    return squeezed_css("transcript.css") + squeezed_css("chat.css")
 
 
 class ChatPanel(anywidget.AnyWidget):
@@ -155,11 +138,14 @@ class ChatPanel(anywidget.AnyWidget):
             exchange: what to show; one with the same id is replaced.
             model: name of the model where the reply does not say.
         """
+        self.send({"type": "turn", "turn": self._keep(exchange, model)})
+
+    def _keep(self, exchange: Exchange, model: str) -> dict[str, Any]:
         turn = self._turn(exchange, model)
         with self._lock:
             self._turns[exchange.id] = turn
             self._pictures[exchange.id] = exchange.pictures
-        self.send({"type": "turn", "turn": turn})
+        return turn
 
     def set_conversation(self, exchanges: Iterable[Exchange], *, model: str = "") -> None:
         """Show these exchanges and no others; answers under way go on. Only what changed is sent."""
@@ -201,8 +187,13 @@ class ChatPanel(anywidget.AnyWidget):
 
     def finish(self, exchange_id: str, exchange: Exchange, *, model: str = "") -> None:
         """Show the finished answer; after this the turn does not change by itself."""
-        self._end_stream(exchange_id)
-        self.show_exchange(exchange, model=model)
+        stream = self._end_stream(exchange_id)
+        turn = self._keep(exchange, model)
+        rest = None if stream is None or "answer" not in turn else stream.rest_of(turn["answer"])
+        if stream is None or rest is None:
+            self.send({"type": "turn", "turn": turn})
+        else:  # the page has the beginning; on a page that lost an update it asks for everything
+            self.send({"type": "turn", "turn": {**turn, "answer": None}, "seq": stream.seq, "rest": rest})
 
     def fail(self, exchange_id: str, message: str = "No answer: an error ended it.") -> None:
         """Mark a turn whose answer failed; the error itself is raised by the caller."""
@@ -358,13 +349,14 @@ class ChatPanel(anywidget.AnyWidget):
                 self._streams[exchange_id] = AnswerStream(send)
             return self._streams[exchange_id]
 
-    def _end_stream(self, exchange_id: str) -> None:
+    def _end_stream(self, exchange_id: str) -> AnswerStream | None:
         with self._lock:
             stream = self._streams.get(exchange_id)
         if stream is not None:
             stream.close()
             with self._lock:
                 self._streams.pop(exchange_id, None)
+        return stream
 
 
 def _answer(reply: Reply, model: str) -> dict[str, Any]:

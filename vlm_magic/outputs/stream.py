@@ -61,6 +61,19 @@ class AnswerStream:
             self._thread.join(timeout=5)
         self._flush()
 
+    def rest_of(self, answer: str) -> str | None:
+        """What is missing of the answer's HTML after the blocks that left; None where they do not begin it.
+
+        Call it after `close`.
+        """
+        sent = "".join(self._html)
+        return answer[len(sent) :] if answer.startswith(sent) else None
+
+    @property
+    def seq(self) -> int:
+        """The number of the last update."""
+        return self._seq
+
     def snapshot(self) -> dict[str, Any]:
         """Everything so far, for a view that opens late."""
         with self._flushing:

@@ -29,7 +29,13 @@ export function applyMessage(state, message) {
       return { kind: "all" };
     case "turn": {
       const { id } = message.turn;
-      if (!state.turns.has(id)) state.order.push(id);
+      const before = state.turns.get(id);
+      if (message.rest !== undefined) {
+        // The beginning of the answer is here already, from the stream.
+        if (before?.seq !== message.seq) return { kind: "resync" };
+        message.turn.answer = before.html + message.rest;
+      }
+      if (!before) state.order.push(id);
       state.turns.set(id, withStream(message.turn));
       return { kind: "turn", id };
     }
