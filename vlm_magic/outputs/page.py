@@ -20,7 +20,7 @@ _MODULES = (
     "turns.mjs",
     "composer.mjs",
     "chat.mjs",
-)  # in the order of their imports
+)  # in order
 
 
 @cache

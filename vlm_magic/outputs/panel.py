@@ -44,14 +44,6 @@ Action: TypeAlias = dict[str, Any]
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
-_STATIC = Path(__file__).parent / "static"
-_MODULES = (
-    "state.mjs",
-    "parts.mjs",
-    "turns.mjs",
-    "composer.mjs",
-    "chat.mjs",
-)  # in the order of their imports
 _MAX_FULL_PX = 2048  # longest side of the picture that a click shows
 
 
