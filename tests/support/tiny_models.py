@@ -43,7 +43,7 @@ from tiny_templates import (
     QWEN_VL_CHAT,
 )
 
-__all__ = ["TINY", "Tiny", "build_large", "copy_of", "folder_of", "tiny"]
+__all__ = ["TINY", "Tiny", "build_large", "build_wide_cache", "copy_of", "folder_of", "tiny"]
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def build_idefics2_chatty(folder: Path) -> None:
     _build_idefics2(folder, IDEFICS_CHAT)
 
 
-def _build_idefics3(folder: Path, kind: str, splitting: bool = False) -> None:
+def _build_idefics3(folder: Path, kind: str, splitting: bool = False, **text: int) -> None:
     import transformers
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
@@ -199,7 +199,7 @@ def _build_idefics3(folder: Path, kind: str, splitting: bool = False) -> None:
     specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *marks]
     tokenizer = byte_tokenizer(specials, bos="<|im_start|>", eos="<|im_end|>", pad="<|im_end|>")
     config = getattr(transformers, f"{kind}Config")(
-        text_config={"model_type": "llama", **llama_text(tokenizer)},
+        text_config={"model_type": "llama", **llama_text(tokenizer, **text)},
         vision_config=vision(),
         scale_factor=2,
         pad_token_id=tokenizer.pad_token_id,
@@ -694,4 +694,12 @@ def build_large(folder: Path, kind: str = "idefics3") -> Path:
         folder, Idefics3ForConditionalGeneration(config), tokenizer, pictures, "Idefics3Processor",
         template="<|im_start|>" + IDEFICS_CHAT, image_seq_len=4,
     )  # fmt: skip
+    return folder
+
+
+def build_wide_cache(folder: Path) -> Path:
+    """A tiny build whose keys and values take 32 KB a token, too much for a small limit."""
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 256}
+    _build_idefics3(folder, "Idefics3", num_hidden_layers=8, **heads)
     return folder
