@@ -191,3 +191,20 @@ def test_loading_the_extension_twice_counts_cells_once(shell: Any, engine: FakeE
     run(shell, "%load_ext vlm_magic")
     run(shell, "%%vlm\nonce")
     assert len(engine.history) == 1
+
+
+@pytest.mark.parametrize("suffix", [".md", ".html", ".json", ".ipynb"])
+def test_a_conversation_is_exported_in_the_format_of_the_ending(
+    shell: Any, engine: FakeEngine, tmp_path: Path, suffix: str
+) -> None:
+    """Words and pictures; another ending or folder is a short error."""
+    shell.user_ns["cat"] = Image.new("RGB", (8, 8))
+    engine.enqueue("A black cat.")
+    run(shell, "%%vlm\nWhat is in {cat}?")
+    path = tmp_path / f"talk{suffix}"
+    assert run(shell, f"%vlm_export {path}") is None
+    text = path.read_text(encoding="utf-8")
+    assert "A black cat." in text
+    assert "data:image/" in text
+    assert isinstance(run(shell, f"%vlm_export {tmp_path}/talk.docx"), VLMError)
+    assert isinstance(run(shell, f"%vlm_export {tmp_path}/no/folder/talk{suffix}"), VLMError)

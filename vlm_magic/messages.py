@@ -302,6 +302,8 @@ class Bill:
         context_tokens: the model's context, or None where it does not say.
         rendered: the prompt after the chat template, as the tokenizer sees it.
         notes: remarks (text that had to be neutralised, …).
+        picture_grids: (rows, columns) of the tiles each picture was cut into; (1, 1) for a whole one,
+            () where nobody knows.
     """
 
     n_tokens: int
@@ -309,6 +311,7 @@ class Bill:
     context_tokens: int | None
     rendered: str
     notes: tuple[str, ...] = ()
+    picture_grids: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True)

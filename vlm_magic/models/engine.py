@@ -43,6 +43,7 @@ from vlm_magic.models.reuse import Reuse
 from vlm_magic.models.run import Run
 from vlm_magic.models.sampling import hooks_on_layers
 from vlm_magic.models.scoring import Score, score_choices
+from vlm_magic.models.tiles import tile_grids
 from vlm_magic.starter import scope
 
 __all__ = ["LocalEngine"]
@@ -234,6 +235,7 @@ class LocalEngine:
             context_tokens=families.context_tokens(loaded),
             rendered=prepared.rendered,
             notes=tuple(prepared.notes),
+            picture_grids=tile_grids(loaded, prepared, turns),
         )
 
     def close(self) -> int:

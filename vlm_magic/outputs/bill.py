@@ -17,7 +17,10 @@ _STYLE = """<style>
 .vlm-bill { font-size: var(--jp-content-font-size1, 14px); color: var(--jp-content-font-color1, #222); }
 .vlm-bill table { border-collapse: collapse; margin: 0.5em 0; }
 .vlm-bill td, .vlm-bill th { padding: 0.25em 0.8em 0.25em 0; text-align: left; vertical-align: middle; }
-.vlm-bill img { max-height: 48px; display: block; }
+.vlm-bill img { max-height: 72px; display: block; }
+.vlm-bill .vlm-cuts { position: relative; display: inline-block; }
+.vlm-bill .vlm-cut { position: absolute; left: 0; top: 0; width: 100%; height: 100%; background: #fff;
+  outline: 0.5px solid #000; }
 .vlm-bill pre { white-space: pre-wrap; padding: 0.6em; border-radius: 4px;
   background: var(--jp-layout-color2, #f4f4f4); color: inherit; }
 </style>"""
@@ -47,10 +50,13 @@ def _summary(bill: Bill) -> str:
 
 
 def _rows(bill: Bill, pictures: Sequence[Picture]) -> list[tuple[str, str, str]]:
-    return [
-        (picture.name or "picture", "{} × {} px".format(*picture.size_px), f"{n} tokens")
-        for picture, n in zip(pictures, bill.picture_tokens, strict=True)
-    ]
+    grids = bill.picture_grids or ((1, 1),) * len(pictures)
+    rows = []
+    for picture, n, grid in zip(pictures, bill.picture_tokens, grids, strict=True):
+        size = "{} × {} px".format(*picture.size_px)
+        cut = f" in {grid[0]} × {grid[1]} tiles" if grid != (1, 1) else ""
+        rows.append((picture.name or "picture", size, f"{n} tokens{cut}"))
+    return rows
 
 
 def _plain(bill: Bill, pictures: Sequence[Picture]) -> str:
@@ -60,13 +66,30 @@ def _plain(bill: Bill, pictures: Sequence[Picture]) -> str:
 
 
 def _html(bill: Bill, pictures: Sequence[Picture], thumbnail: Thumbnailer | None) -> str:
+    grids = bill.picture_grids or ((1, 1),) * len(pictures)
     rows = []
-    for picture, row in zip(pictures, _rows(bill, pictures), strict=True):
-        image = f'<img src="{escape(thumbnail(picture))}" alt="">' if thumbnail else ""
-        rows.append("<tr><td>" + image + "".join(f"</td><td>{escape(cell)}" for cell in row) + "</td></tr>")
+    for picture, row, grid in zip(pictures, _rows(bill, pictures), grids, strict=True):
+        image = _cut_picture(thumbnail(picture), *grid) if thumbnail else ""
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        rows.append(f"<tr><td>{image}</td>{cells}</tr>")
     notes = "".join(f"<p>{escape(note)}</p>" for note in bill.notes)
     table = f"<table>{''.join(rows)}</table>" if rows else ""
     return (
         f'{_STYLE}<div class="vlm-bill"><strong>{escape(_summary(bill))}</strong>'
         f"{table}{notes}<pre>{escape(bill.rendered)}</pre></div>"
     )
+
+
+def _cut_picture(source: str, n_rows: int, n_columns: int) -> str:
+    """A thumbnail with the lines along which the picture is cut."""
+    lines = "".join(
+        [
+            f'<i class="vlm-cut" style="left:{100 * n / n_columns:.1f}%;width:1px"></i>'
+            for n in range(1, n_columns)
+        ]
+        + [
+            f'<i class="vlm-cut" style="top:{100 * n / n_rows:.1f}%;height:1px"></i>'
+            for n in range(1, n_rows)
+        ]
+    )
+    return f'<span class="vlm-cuts"><img src="{escape(source)}" alt="">{lines}</span>'

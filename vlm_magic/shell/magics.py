@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
@@ -81,6 +82,14 @@ class VLMMagics(Magics):
         reports.show_history(self.workspace, _name(values), save_thumbnails=self.save_thumbnails)
 
     @line_magic
+    def vlm_export(self, line: str) -> None:
+        values, file = parse_line(line, magic("%vlm_export").options)
+        if not file:
+            raise OptionError("%vlm_export needs a file", hint="%vlm_export conversation.md")
+        path = Path(file).expanduser()
+        reports.export(self.workspace, _name(values), path, save_thumbnails=self.save_thumbnails)
+
+    @line_magic
     def vlm_reset(self, line: str) -> None:
         values = parse_options_only(line, magic("%vlm_reset").options, "%vlm_reset")
         reports.show_reset(self.workspace, _name(values))
@@ -125,6 +134,7 @@ for _function, _name_of_magic in (
     (VLMMagics.vlm_unload, "%vlm_unload"),
     (VLMMagics.vlm_forget, "%vlm_forget"),
     (VLMMagics.vlm_history, "%vlm_history"),
+    (VLMMagics.vlm_export, "%vlm_export"),
     (VLMMagics.vlm_reset, "%vlm_reset"),
 ):
     _function.__doc__ = help_text(_name_of_magic)

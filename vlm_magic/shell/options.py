@@ -169,6 +169,12 @@ MAGICS = (
     Magic("%vlm_unload", "[NAME]", "Unload a model and say how much memory came back."),
     Magic("%vlm_forget", "", "Empty the stores: reused computations of the models, downloaded pictures."),
     Magic("%vlm_history", "", "Show a conversation.", (_CONVERSATION,)),
+    Magic(
+        "%vlm_export",
+        "FILE",
+        "Write a conversation to a file: .md, .html, .json (messages of a chat template) or .ipynb.",
+        (_CONVERSATION,),
+    ),
     Magic("%vlm_reset", "", "Forget a conversation; the model stays loaded.", (_CONVERSATION,)),
 )
 

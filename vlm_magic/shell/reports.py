@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from vlm_magic.errors import OptionError
 from vlm_magic.inputs import seen
 from vlm_magic.inputs.cache import forget_downloads
 from vlm_magic.inputs.thumbnails import forget_thumbnails, thumbnail_data_uri
+from vlm_magic.outputs.export import export_conversation
 from vlm_magic.outputs.transcript import conversation_bundle
 from vlm_magic.shell.asking import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
 
-__all__ = ["show_history", "show_load", "show_reset", "show_status", "show_unload"]
+__all__ = ["export", "show_history", "show_load", "show_reset", "show_status", "show_unload"]
 
 
 def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
@@ -105,6 +108,23 @@ def show_history(workspace: Workspace, name: str | None, *, save_thumbnails: boo
     conversation = workspace.known_session(name).conversation
     thumbnail = thumbnail_data_uri if save_thumbnails else None
     show_bundle(conversation_bundle(conversation.exchanges, conversation.name, thumbnail=thumbnail))
+
+
+def export(workspace: Workspace, name: str | None, path: Path, *, save_thumbnails: bool) -> None:
+    """Write a conversation to a file, in the format that its ending names."""
+    conversation = workspace.known_session(name).conversation
+    text = export_conversation(
+        conversation.exchanges,
+        path.suffix,
+        name=conversation.name,
+        thumbnail=thumbnail_data_uri if save_thumbnails else None,
+        full_picture=lambda picture: thumbnail_data_uri(picture, max(picture.size_px)),
+    )
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"cannot write {path}", have=error.strerror or "", hint="another folder") from error
+    print(f"conversation {conversation.name!r} is in {path}")
 
 
 def show_forget(workspace: Workspace) -> None:
