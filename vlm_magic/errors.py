@@ -62,7 +62,7 @@ __all__ = [
     "shorten",
 ]
 
-_LINE_LIMIT = 240  # characters; three lines stay under the 600 that a message may have
+_LINE_LIMIT = 190  # characters; three lines stay under the 600 that a message may have
 
 
 def shorten(text: object, limit: int = _LINE_LIMIT) -> str:

@@ -56,6 +56,7 @@ def ask(
     values: Mapping[str, object],
     text: str,
     *,
+    first_line: int = 1,
     pictures: PictureOptions | None = None,
     save_thumbnails: bool = True,
 ) -> None:
@@ -64,7 +65,9 @@ def ask(
     parts: list[Part] = (
         [Text(text)]
         if call.raw
-        else resolve_parts(parse_prompt(text), shell.user_ns, options=pictures or PictureOptions())
+        else resolve_parts(
+            parse_prompt(text, first_line=first_line), shell.user_ns, options=pictures or PictureOptions()
+        )
     )
     remark = ensure_engine(workspace)
     if remark:

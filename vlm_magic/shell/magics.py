@@ -46,7 +46,8 @@ class VLMMagics(Magics):
     @cell_magic("vlm")
     def vlm_cell(self, line: str, cell: str) -> None:
         values = parse_options_only(line, magic("%%vlm").options, "%%vlm")
-        self._ask(values, cell.strip("\n"))
+        n_blank = len(cell) - len(cell.lstrip("\n"))
+        self._ask(values, cell.strip("\n"), first_line=2 + n_blank)  # the magic's line is the first
 
     @no_var_expand
     @line_magic("vlm")
@@ -113,12 +114,13 @@ class VLMMagics(Magics):
             fetch=FetchLimits(allow_hosts=tuple(self.allow_hosts), use_proxies=self.use_proxies),
         )
 
-    def _ask(self, values: dict[str, object], text: str) -> None:
+    def _ask(self, values: dict[str, object], text: str, first_line: int = 1) -> None:
         asking.ask(
             self.shell,
             self.workspace,
             values,
             text,
+            first_line=first_line,
             pictures=self._limits(),
             save_thumbnails=self.save_thumbnails,
         )

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_magic.errors import OptionError
-from vlm_magic.inputs import seen
-from vlm_magic.inputs.cache import forget_downloads
+from vlm_magic.inputs.pictures import forget_pictures
 from vlm_magic.inputs.thumbnails import forget_thumbnails, thumbnail_data_uri
 from vlm_magic.outputs.export import export_conversation
 from vlm_magic.outputs.transcript import conversation_bundle
@@ -132,9 +131,10 @@ def show_forget(workspace: Workspace) -> None:
     stores = [engine.reuse for engine in workspace.engines.values() if hasattr(engine, "reuse")]
     n_bytes = sum(store.clear() for store in stores)
     forget_thumbnails()
+    in_memory, on_disk = forget_pictures()
     print(
-        f"forgotten: {_size(n_bytes)} of reused computation, {_size(seen.forget())} of decoded pictures, "
-        f"{_size(forget_downloads())} of downloads"
+        f"forgotten: {_size(n_bytes)} of reused computation, {_size(in_memory)} of decoded pictures, "
+        f"{_size(on_disk)} of downloads"
     )
 
 
