@@ -46,7 +46,10 @@ def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
     if not is_new:
         print(f"{engine.name} is loaded already")
         return
-    print("\n".join([describe(engine.loaded), *(f"  {note}" for note in engine.loaded.notes)]))
+    remarks = list(engine.loaded.notes)
+    if model != "starter":
+        remarks.insert(0, f"attention {engine.loaded.attention}")
+    print("\n".join([describe(engine.loaded), *(f"  {remark}" for remark in remarks)]))
 
 
 @contextmanager
