@@ -419,15 +419,16 @@ def ask_story(rng: Random, scene: Scene) -> Ask | None:
     if not plain or not 1 <= len(things) <= 3 or len({t.kind for t in things}) < len(things):
         return None
     names = [an(name_of(t)) for t in things]
+    world = f"a {scene.background} world"
     if len(things) == 1:
-        answer = f"Once upon a time {names[0]} lived alone in a {scene.background} world. One day it went "
-        "out to find a friend."
+        end = "One day it went out to find a friend."
+        answer = f"Once upon a time {names[0]} lived alone in {world}. {end}"
     elif len(things) == 2:
-        answer = f"Once upon a time {names[0]} met {names[1]} in a {scene.background} world. They became "
-        "friends and played all day."
+        end = "They became friends and played all day."
+        answer = f"Once upon a time {names[0]} met {names[1]} in {world}. {end}"
     else:
-        answer = f"Once upon a time {listing(names)} lived together in a {scene.background} world. They "
-        "were never bored again."
+        end = "They were never bored again."
+        answer = f"Once upon a time {listing(names)} lived together in {world}. {end}"
     return Ask("story", _pattern(rng, "story"), {}, answer)
 
 

@@ -125,9 +125,9 @@ class Scribe:
 
 
 _SHORT = {
-    "colour": 3, "shape": 3, "background": 1.5, "count": 6, "exist": 4, "missing": 3, "where": 7,
+    "colour": 3, "shape": 3, "background": 1.5, "count": 7, "exist": 4, "missing": 3, "where": 4,
     "what at": 2.5, "size": 2,
-    "bigger": 4, "extreme": 4, "relation": 5, "left or right": 5, "above or below": 5, "relative place": 4,
+    "bigger": 7, "extreme": 4, "relation": 5, "left or right": 4, "above or below": 3, "relative place": 7,
 }  # fmt: skip
 _LONG = {"list": 3, "caption": 4, "story": 2}
 # Branches of one batch are of like length, since the shorter ones are padded: tokens from and up to.
@@ -165,7 +165,8 @@ def _tree_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, sma
 
         def make(truth: Scene | Chart = truth) -> Ask | None:
             if isinstance(truth, Chart):
-                return rng.choice(tuple(CHART_ASKERS.values()))(rng, truth)
+                asker = "taller" if rng.random() < 0.25 else rng.choice(tuple(CHART_ASKERS))
+                return CHART_ASKERS[asker](rng, truth)
             return ASKERS[rng.choices(names, weights)[0]](rng, truth)
 
         rows = _ask_many(rng, scribe, k, make, shortest, longest)
@@ -244,12 +245,12 @@ FIRST_MIX: Mix = {
 EASY_MIX: Mix = {
     "short": 20, "medium": 9, "long": 8, "chart": 5, "one scene": 14, "one chart": 3, "pair": 7,
     "some scenes": 7, "easy edit": 9,
-    "edit": 2, "two alike": 3, "conversation": 9, "few-shot": 4, "talk": 2.5,
+    "edit": 3, "two alike": 3, "conversation": 9, "few-shot": 7, "talk": 2,
 }  # fmt: skip
 FULL_MIX: Mix = {
-    "short": 15, "medium": 7, "long": 9, "chart": 4, "one scene": 14, "one chart": 4, "pair": 5,
-    "some scenes": 7, "easy edit": 4,
-    "edit": 7, "two alike": 9, "conversation": 11, "few-shot": 6, "talk": 2.5,
+    "short": 15, "medium": 7, "long": 10, "chart": 3, "one scene": 11, "one chart": 3, "pair": 4,
+    "some scenes": 5,
+    "easy edit": 11, "edit": 9, "two alike": 10, "conversation": 11, "few-shot": 7, "talk": 1.5,
 }  # fmt: skip
 MIXES = ((0.25, FIRST_MIX), (0.65, EASY_MIX), (1.0, FULL_MIX))
 

@@ -12,7 +12,7 @@ from random import Random
 
 from vlm_magic.starter.palette import SHAPES
 from vlm_magic.starter.questions import an, name_of
-from vlm_magic.starter.scenes import MIN_CONTRAST, MIN_SIDE, Scene, Thing, in_reading_order, plan_scene
+from vlm_magic.starter.scenes import MIN_CONTRAST, Scene, Thing, in_reading_order, plan_scene
 
 __all__ = ["CHANGES", "Edit", "plan_edit"]
 
@@ -41,7 +41,7 @@ def _try_edit(rng: Random, most: int, kind: str | None) -> Edit | None:
     before = plan_scene(rng, n_objects=n, distinct=True if rng.random() < 0.6 else None)
     if len(before.objects) != n or len({t.kind for t in before.objects}) < n:
         return None
-    chosen = kind or rng.choices(tuple(CHANGES), (30, 14, 12, 12, 12, 10, 12, 10))[0]
+    chosen = kind or rng.choices(tuple(CHANGES), (30, 16, 14, 14, 14, 12))[0]
     edited = CHANGES[chosen](rng, before, rng.randrange(n))
     if edited is None:
         return None
@@ -95,28 +95,6 @@ def _shape(rng: Random, scene: Scene, i: int) -> Edited:
     return _swap(scene, i, replace(thing, shape=shape, turn=0.0)), f"The {name_of(thing)} became {an(shape)}."
 
 
-def _size(rng: Random, scene: Scene, i: int) -> Edited:
-    thing = scene.objects[i]
-    factor = rng.choice((0.45, 0.55, 1.8, 2.2))
-    grown = replace(thing, w=thing.w * factor, h=thing.h * factor)
-    if min(grown.w, grown.h) < MIN_SIDE or not _fits(grown, scene.objects[:i] + scene.objects[i + 1 :]):
-        return None
-    return _swap(scene, i, grown), f"The {name_of(thing)} became {'bigger' if factor > 1 else 'smaller'}."
-
-
-def _moved(rng: Random, scene: Scene, i: int) -> Edited:
-    thing = scene.objects[i]
-    direction = rng.choice(("left", "right", "up", "down"))
-    step = rng.uniform(0.2, 0.6) * (-1 if direction in ("left", "up") else 1)
-    slip = rng.uniform(-0.05, 0.05)
-    dx, dy = (step, slip) if direction in ("left", "right") else (slip, step)
-    moved = replace(thing, x=thing.x + dx, y=thing.y + dy)
-    if not _fits(moved, scene.objects[:i] + scene.objects[i + 1 :]):
-        return None
-    way = f"to the {direction}" if direction in ("left", "right") else direction
-    return _swap(scene, i, moved), f"The {name_of(thing)} moved {way}."
-
-
 CHANGES: dict[str, Callable[[Random, Scene, int], Edited]] = {
     "nothing": _nothing,
     "colour": _colour,
@@ -124,8 +102,6 @@ CHANGES: dict[str, Callable[[Random, Scene, int], Edited]] = {
     "appeared": _appeared,
     "disappeared": _disappeared,
     "background": _background,
-    "moved": _moved,
-    "size": _size,
 }
 
 

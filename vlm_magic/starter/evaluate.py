@@ -9,11 +9,13 @@ hash of the weights they belong to. Knows nothing of training. Neighbours: `dial
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -23,7 +25,7 @@ from vlm_magic.starter.askers import ASKERS
 from vlm_magic.starter.chart_askers import CHART_ASKERS
 from vlm_magic.starter.charts import make_chart, make_plot
 from vlm_magic.starter.dialogues import conversation, few_shot, talk
-from vlm_magic.starter.edits import Edit, plan_edit
+from vlm_magic.starter.edits import CHANGES, Edit, plan_edit
 from vlm_magic.starter.grammar import spell, unfold
 from vlm_magic.starter.heldout import HELD_OUT
 from vlm_magic.starter.pairs import PAIR_ASKERS, ask_difference, ask_same
@@ -271,8 +273,7 @@ SKILLS: tuple[Skill, ...] = (
     Skill("story", 0.95, scene_skill("story")),
     Skill("same", 0.95, edit_skill(ask_same, "nothing", "nothing", "nothing", "colour", "shape", "appeared",
     "disappeared", "background")),
-    Skill("difference", 0.95, edit_skill(ask_difference, "nothing", "colour", "shape", "appeared",
-    "disappeared", "background", "moved", "size")),
+    Skill("difference", 0.95, edit_skill(ask_difference, *CHANGES)),
     Skill("bars", 0.95, chart_skill("bars")),
     Skill("extreme bar", 0.95, chart_skill("extreme bar")),
     Skill("taller", 0.95, chart_skill("taller")),
@@ -287,7 +288,7 @@ def measure(
     names: Sequence[str] = (),
     progress: Callable[[Result], None] = lambda r: None,
 ) -> list[Result]:
-    """Measure all skills, or those named."""
+    """Measure all skills, or those named, in this process."""
     results = []
     for skill in SKILLS:
         if not names or skill.name in names:
@@ -296,9 +297,26 @@ def measure(
     return results
 
 
+def _measure_apart(name: str, n: int, weights: Path) -> Result:
+    """Measure one skill in a process of a pool."""
+    import torch
+
+    from vlm_magic import Session
+
+    torch.set_num_threads(1)  # more than one only wait for each other with a model this small
+    engine = _engine(weights)
+    return measure(lambda: Session(engine), n, [name])[0]
+
+
+@cache
+def _engine(weights: Path) -> Any:
+    from vlm_magic import load
+
+    return load("starter" if weights == WEIGHTS else weights)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, measure, write the card."""
-    from vlm_magic import Session, load
     from vlm_magic.starter.card import write_card
 
     parser = argparse.ArgumentParser(
@@ -308,26 +326,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-n", type=int, default=500, help="questions per skill")
     parser.add_argument("--skills", nargs="*", default=[], help="only these")
     parser.add_argument("--show", type=int, default=0, help="wrong answers to print per skill")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument(
-        "--card", type=Path, help="write the card here (CARD.md of this package when all is measured)"
-    )
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--card", type=Path, help="write the card here (CARD.md of this package)")
     given = parser.parse_args(argv)
-    engine = load("starter" if given.weights == WEIGHTS else given.weights)
     began = time.perf_counter()
-
-    def show(result: Result) -> None:
-        mark = "" if result.accuracy >= result.target else "  below its target"
-        print(
-            f"{result.name:22} {result.accuracy:.3f} of {result.n} (target {result.target}){mark}", flush=True
-        )
-        for question, right, answer in result.wrong[: given.show]:
-            print(f"    {question!r}: {answer!r} instead of {right!r}")
-
-    results = measure(lambda: Session(engine), given.n, given.skills, show)
+    names = given.skills or [skill.name for skill in SKILLS]
+    results = []
+    with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
+        waiting = [pool.submit(_measure_apart, name, given.n, given.weights) for name in names]
+        for future in waiting:
+            result = future.result()
+            results.append(result)
+            mark = "" if result.accuracy >= result.target else "  below its target"
+            print(
+                f"{result.name:22} {result.accuracy:.3f} of {result.n} (target {result.target}){mark}",
+                flush=True,
+            )
+            for question, right, answer in result.wrong[: given.show]:
+                print(f"    {question!r}: {answer!r} instead of {right!r}")
     print(f"{time.perf_counter() - began:.0f} s")
-    if given.json:
-        given.json.write_text(json.dumps({r.name: [r.n_right, r.n] for r in results}), "utf-8")
     if given.card:
         write_card(results, given.weights, given.card)
 

@@ -40,16 +40,26 @@ _JOINTS = (" ", " ", ": ", ", ", " = ", " - ", "! ", ". ")
 _ENDS = ("", "", ".", "!", "!!", ";", " .", "...", ")")
 
 
+_FORMS = (
+    ("It is ", "."), ("I see ", "."), ("a ", ""), ("the ", ""), ("", "!"), ("", "."), ("Answer: ", ""),
+    ("= ", ""), ("This is ", "."), ("A ", "."), ("Colour: ", ""), ("Shape: ", ""), ("[", "]"), ("<", ">"),
+    ("An image of a ", "."), ("A picture of a ", "."), ("A photo of a ", ""), ("The answer is ", "."),
+    ("label: ", ""), ("class ", ""), ("- ", ""), ("It looks ", " to me."), ("", ", I think."),
+    ("", " thing"), ("Well, ", "."), ("Look: ", "!"), ("Yes: ", ""), ("", ". Fun fact: shapes are fun."),
+    ("My answer: ", ""), ("Result = ", ";"), ("(", ")"), ("{", "}"), ("* ", ""), ("very ", ""),
+    ("Only ", "."), ("Here: ", ""), ("An image of a ", ". Fun fact: I like it."), ("Category: ", ""),
+    ("I would say ", "."), ("tag:", ""), ("", " it is."),
+)  # fmt: skip
+
+
 def _form(rng: Random) -> tuple[str, str]:
-    """A random form of an answer: what stands before and after the fact."""
+    """What stands before and after the fact: a form that people use, or a random one."""
+    if rng.random() < 0.65:
+        return rng.choice(_FORMS)
     before = "".join(rng.choice(_WORDS) + rng.choice(_JOINTS) for _ in range(rng.choice((0, 1, 1, 2))))
-    after = "".join(
-        rng.choice(_JOINTS[:6]) + rng.choice(_WORDS) for _ in range(rng.choice((0, 0, 0, 1, 2)))
-    ) + rng.choice(_ENDS)
-    if not before and not after:
-        return "", ""
-    if before == "" and rng.random() < 0.1:
-        return "[", "]"
+    after = rng.choice(_ENDS)
+    if rng.random() < 0.25:
+        after = rng.choice(_JOINTS[:6]) + rng.choice(_WORDS) + after
     return before, after
 
 

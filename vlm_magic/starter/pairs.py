@@ -235,7 +235,7 @@ def ask_kind_of_change(rng: Random, edit: Edit) -> Ask:
 def ask_where_changed(rng: Random, edit: Edit) -> Ask | None:
     """A step towards the difference: where is it?"""
     before, after, kind, _ = edit
-    if kind in ("nothing", "background", "moved"):
+    if kind in ("nothing", "background"):
         return None
     changed = set(before.objects) ^ set(after.objects)
     thing = max(changed, key=lambda t: t.size)

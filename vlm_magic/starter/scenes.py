@@ -153,10 +153,8 @@ def plan_scene(rng: Random, *, n_objects: int | None = None, distinct: bool | No
     boxes = _plan_boxes(rng, n, style)
     shared_look = rng.choices(("fill", "edge", "ring", "any"), (62, 18, 4, 16))[0]
     things = []
-    for (shape, colour), (x, y, side) in zip(kinds, boxes, strict=False):
-        rgb = _contrasting(rng, colour, ground)
-        if rgb is None:
-            continue
+    for (shape, planned), (x, y, side) in zip(kinds, boxes, strict=False):
+        colour, rgb = _visible(rng, planned, background, ground, {c for _, c in kinds})
         look = shared_look if shared_look != "any" else rng.choice(("fill", "edge"))
         things.append(_make_thing(rng, shape, colour, rgb, x, y, side, look, style))
     return Scene(in_reading_order(things), background, ground, style)
@@ -303,10 +301,12 @@ def _shade(rng: Random, shades: Sequence[RGB], plain: float = 0.45) -> RGB:
     return tuple(min(255, max(0, int(v + common + rng.gauss(0, spread)))) for v in (r, g, b))  # type: ignore[return-value]
 
 
-def _contrasting(rng: Random, colour: str, ground: RGB) -> RGB | None:
-    """Choose a shade of a colour that stands out from the background, or None if none was found."""
-    for _ in range(8):
-        rgb = _shade(rng, PALETTE[colour])
-        if math.dist(rgb, ground) >= MIN_CONTRAST:
-            return rgb
-    return None
+def _visible(rng: Random, colour: str, background: str, ground: RGB, taken: set[str]) -> tuple[str, RGB]:
+    """A shade of the colour that stands out from the background; of another, untaken one if it has none."""
+    others = [c for c in COLOURS if c not in taken and c != background]
+    for candidate in (colour, *rng.sample(others, len(others))):
+        for _ in range(8):
+            rgb = _shade(rng, PALETTE[candidate])
+            if math.dist(rgb, ground) >= MIN_CONTRAST:
+                return candidate, rgb
+    raise AssertionError("black or white stands out from every background")  # pragma: no cover

@@ -104,7 +104,7 @@ def draw_batch(rng: Random, pool: Pool | None, n: int) -> tuple[Tensor, list[Tru
 
 def to_pixels(squares: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
     """(N, 96, 96, 3) uint8 to (N, 3, 96, 96) float32 in -1 to 1."""
-    return torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return torch.from_numpy(squares.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def targets_of(truths: Sequence[Truth]) -> dict[str, Tensor]:

@@ -300,6 +300,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What did [I|they|someone] draw<in>?",
         "What are the <shapes><in>?",
         "Say what is [in|on] <pic>.",
+        "[Look at|See|Here is|This is|I drew|Take a look at|Have a look at] <pic>[.|:|]",
+        "<pic>",  # a picture alone asks for the same
     ),
     "caption": (
         "Describe <pic>.",
