@@ -120,10 +120,15 @@ class Workspace:
             )
         return self.engines[key]
 
-    @property
-    def has_engine(self) -> bool:
-        """Whether any model is loaded."""
-        return bool(self.engines)
+    def ensure_engine(self) -> str:
+        """Load the starter where nothing is loaded; what to tell the person, "" for nothing."""
+        if self.engines:
+            return ""
+        from vlm_magic.models.loading import describe
+
+        engine = self.load()
+        assert engine.loaded is not None
+        return f"No model was loaded, so this is the starter: {describe(engine.loaded)}"
 
     @property
     def default_engine(self) -> str | None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlm_magic.errors import VLMError
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
@@ -18,9 +17,10 @@ from vlm_magic.messages import Part, Text
 from vlm_magic.outputs.bill import bill_bundle
 from vlm_magic.outputs.views import AnswerView, choose_view
 from vlm_magic.session import Answer
+from vlm_magic.shell.chat import CellPanel, ChatDesk
 from vlm_magic.workspace import Workspace
 
-__all__ = ["Call", "Interrupted", "ask", "ensure_engine", "show_bundle"]
+__all__ = ["Call", "Interrupted", "ask", "show_bundle"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -69,7 +69,7 @@ def ask(
             parse_prompt(text, first_line=first_line), shell.user_ns, options=pictures or PictureOptions()
         )
     )
-    remark = ensure_engine(workspace)
+    remark = workspace.ensure_engine()
     if remark:
         print(remark)
     engine = workspace.engine(call.model)
@@ -81,13 +81,15 @@ def ask(
         return
     key = workspace.next_key()
     session = workspace.session_for(key, call.conversation, call.new)
-    stop = _StopButton()
+    panel = CellPanel(lambda shown: ChatDesk(shell, workspace, session, pictures=pictures, panel=shown))
     view = choose_view(
         use_panel=not call.no_panel,
         thumbnail=thumbnail_data_uri,
         save_thumbnails=save_thumbnails,
         model=engine.name,
-        on_action=stop.press,
+        conversation=session.conversation.name,
+        on_action=panel.act,
+        actions=CellPanel.actions,
     )
     answer = session.start(
         parts,
@@ -98,23 +100,11 @@ def ask(
         on_progress=view.progress,
         **settings,
     )
-    stop.answer = answer
+    panel.serve(answer, view)
     show(answer, view)
     if call.out:
         reply = answer.exchange.reply
         shell.user_ns[call.out] = "" if reply is None else reply.text
-
-
-class _StopButton:
-    """Passes the panel's Stop on to the answer that it is about, and to no later one."""
-
-    def __init__(self) -> None:
-        self.answer: Answer | None = None
-
-    def press(self, action: Mapping[str, object]) -> None:
-        """Called by the panel with what the person did, from any thread."""
-        if self.answer is not None and action.get("kind") == "stop":
-            self.answer.stop()
 
 
 def show(answer: Answer, view: AnswerView) -> None:
@@ -128,7 +118,7 @@ def show(answer: Answer, view: AnswerView) -> None:
         answer.wait()
         view.finish(answer.exchange)
         raise Interrupted("the answer so far is kept, the model stays loaded.") from None
-    except VLMError:
+    except BaseException:
         view.fail()
         raise
     try:
@@ -146,14 +136,3 @@ def show_bundle(bundle: Mapping[str, str]) -> None:
         print(bundle["text/plain"])
     else:
         display(dict(bundle), raw=True)
-
-
-def ensure_engine(workspace: Workspace) -> str:
-    """Load the starter where nothing is loaded; what to tell the person, "" for nothing."""
-    if workspace.has_engine:
-        return ""
-    from vlm_magic.models.loading import describe
-
-    engine = workspace.load()
-    assert engine.loaded is not None
-    return f"No model was loaded, so this is the starter: {describe(engine.loaded)}"

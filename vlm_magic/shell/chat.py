@@ -17,12 +17,12 @@ from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
 from vlm_magic.messages import Exchange, Part, Picture, Progress, Settings
 from vlm_magic.outputs.chat import ChatView
+from vlm_magic.outputs.views import AnswerView
 from vlm_magic.session import Answer, Session, to_parts
-from vlm_magic.shell.asking import ensure_engine
 from vlm_magic.shell.completion import picture_names_first
 from vlm_magic.workspace import Workspace
 
-__all__ = ["ChatDesk"]
+__all__ = ["CellPanel", "ChatDesk"]
 
 _FORM = ("temperature", "max_tokens", "system")  # the settings that the panel's form shows
 
@@ -36,6 +36,7 @@ class ChatDesk:
         session: the conversation.
         pictures: limits of pictures and downloads.
         save_thumbnails: whether the saved transcript carries pictures.
+        panel: a cell's panel that becomes the whole conversation; a new one if not given.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ChatDesk:
         *,
         pictures: PictureOptions | None = None,
         save_thumbnails: bool = True,
+        panel: Any = None,
     ) -> None:
         self._shell = shell
         self._workspace = workspace
@@ -74,6 +76,7 @@ class ChatDesk:
             actions=tuple(self._actions),
             completer=lambda begun: picture_names_first(shell.user_ns, begun),
             settings={name: getattr(session.settings, name) for name in _FORM},
+            panel=panel,
         )
 
     def open(self) -> None:
@@ -97,7 +100,7 @@ class ChatDesk:
         self._ask(parts)
 
     def _ask(self, parts: Sequence[Part], replaces: str = "") -> None:
-        remark = ensure_engine(self._workspace)
+        remark = self._workspace.ensure_engine()
         if remark and self.view.panel is not None:
             self.view.panel.notify(remark)
         with self._lock:
@@ -159,3 +162,34 @@ class ChatDesk:
         ids = {exchange.id for exchange in shown}
         shown += [exchange for exchange in waiting if exchange.id not in ids]
         self.view.update(shown)
+
+
+class CellPanel:
+    """What a person can do in the panel of one cell: stop its answer, open the whole conversation.
+
+    Args:
+        make_desk: makes the desk that serves the panel once it shows the whole conversation.
+    """
+
+    actions = ("stop", "open")
+
+    def __init__(self, make_desk: Callable[[Any], ChatDesk]) -> None:
+        self._make_desk = make_desk
+        self._answer: Answer | None = None
+        self._view: AnswerView | None = None
+        self._desk: ChatDesk | None = None
+
+    def serve(self, answer: Answer, view: AnswerView) -> None:
+        """Say which answer the panel shows."""
+        self._answer = answer
+        self._view = view
+
+    def act(self, action: dict[str, Any]) -> None:
+        """Called by the panel, from any thread; once the conversation is open, its desk acts."""
+        if self._desk is not None or self._answer is None:
+            return
+        if action["kind"] == "stop":
+            self._answer.stop()
+        elif action["kind"] == "open" and getattr(self._view, "panel", None) is not None:
+            self._desk = self._make_desk(self._view.panel)  # type: ignore[union-attr]
+            self._desk.open()
