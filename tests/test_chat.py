@@ -14,7 +14,7 @@ from PIL import Image
 
 from vlm_magic.errors import ExpressionError, PictureNotFoundError, VLMError
 from vlm_magic.messages import Picture, Text
-from vlm_magic.shell.chat import ChatDesk
+from vlm_magic.shell.chat import CellPanel, ChatDesk
 from vlm_magic.workspace import Workspace
 
 
@@ -151,3 +151,31 @@ def test_settings_hold_for_the_next_messages(panel: Panel) -> None:
     panel.act("settings", values={"temperature": None, "max_tokens": None, "system": ""})
     panel.ask("two")
     assert panel.engine.history[-1][1].max_tokens == 512
+
+
+def test_the_panel_of_a_cell_stops_its_answer_and_opens_the_whole_conversation(panel: Panel) -> None:
+    """Opened, it is the conversation's panel: the cell's own handler acts no more."""
+    from vlm_magic.outputs.panel import ChatPanel
+
+    widget = ChatPanel("cell")
+    desks: list[ChatDesk] = []
+
+    def make_desk(shown: Any) -> ChatDesk:
+        shell = SimpleNamespace(user_ns={})
+        desks.append(ChatDesk(shell, panel.workspace, panel.session, panel=shown))
+        return desks[-1]
+
+    panel.engine.seconds_per_token = 0.01
+    panel.engine.enqueue("word " * 500)
+    cell = CellPanel(make_desk)
+    answer = panel.session.start(["one"])
+    cell.serve(answer, SimpleNamespace(panel=widget))  # type: ignore[arg-type]
+    cell.act({"kind": "stop", "exchange": answer.exchange.id})
+    reply = answer.wait(10)
+    assert reply is not None
+    assert reply.finish_reason == "interrupted"
+    cell.act({"kind": "open", "exchange": answer.exchange.id})
+    assert [desk.view.panel for desk in desks] == [widget]
+    assert widget.kind == "chat"
+    cell.act({"kind": "open", "exchange": answer.exchange.id})
+    assert len(desks) == 1
