@@ -92,10 +92,11 @@ def _model_line(name: str, engine: Any, workspace: Workspace) -> str:
     mark = "*" if name == workspace.default_engine else " "
     if not isinstance(engine, LocalEngine) or engine.loaded is None:
         return f"{mark} {name}"
+    attention = engine.loaded.attention.partition(":")[0]
     speed = f" · last {engine.last_reply.tokens_per_s:.0f} tokens/s" if engine.last_reply else ""
     kept = f" · keeps {_size(engine.reuse.n_bytes)} for reuse" if engine.reuse.n_bytes else ""
     called = f"{name} = " if name != engine.loaded.name else ""
-    return f"{mark} {called}{describe(engine.loaded)}{speed}{kept}"
+    return f"{mark} {called}{describe(engine.loaded)} · attention {attention}{speed}{kept}"
 
 
 def show_unload(workspace: Workspace, name: str | None) -> None:
