@@ -24,9 +24,10 @@ from vlm_magic.messages import Picture, Settings, Text, Turn
 from vlm_magic.models import families, memory
 from vlm_magic.models.control_tokens import GuardedTokenizer, Mask
 from vlm_magic.models.loading import Loaded
-from vlm_magic.models.prefix import cache_length, crop_cache
+from vlm_magic.models.prefix import cache_bytes, cache_length, crop_cache
 from vlm_magic.models.prompting import lay_out
 from vlm_magic.models.reuse import Fitted, Reuse
+from vlm_magic.models.sampling import use_config
 
 __all__ = ["Score", "reply_ids", "score_choices"]
 
@@ -135,8 +136,7 @@ def _with_shared_prompt(
     first = _prefill(loaded, fitted)  # (V,) log-probabilities of the next token
     check()
     n_prompt = cache_length(fitted.cache)
-    per_row = max(1, _bytes_per_row(fitted.cache))
-    n_rows = max(1, min(len(ids), _BATCH_CACHE_BYTES // per_row))
+    n_rows = max(1, min(len(ids), _BATCH_CACHE_BYTES // max(1, cache_bytes(fitted.cache))))
     results: list[list[float]] = []
     for start in range(0, len(ids), n_rows):
         batch = ids[start : start + n_rows]
@@ -150,18 +150,11 @@ def _prefill(loaded: Loaded, fitted: Fitted) -> torch.Tensor:
     """Fill the cache with the whole prompt; the log-probabilities of the token after it, (V,) float32."""
     from transformers import GenerationConfig
 
-    model = loaded.model
-    theirs, model.generation_config = model.generation_config, GenerationConfig(pad_token_id=0)
-    try:
-        out = model.generate(
-            **fitted.inputs,
-            max_new_tokens=1,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-    finally:
-        model.generation_config = theirs
+    config = GenerationConfig(
+        max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True, pad_token_id=0
+    )
+    with use_config(loaded.model, config):
+        out = loaded.model.generate(**fitted.inputs)
     return torch.log_softmax(out.logits[0][0].float(), dim=-1)  # (V,) float32
 
 
@@ -206,13 +199,6 @@ def _positions(model: Any, n_prompt: int, n_rows: int, n_new: int, device: torch
         return {}
     positions = torch.arange(n_prompt, n_prompt + n_new, device=device) + int(deltas.reshape(-1)[0])
     return {"position_ids": positions.expand(3, n_rows, n_new)}  # (3, B, T): time, height, width
-
-
-def _bytes_per_row(cache: Any) -> int:
-    return sum(
-        layer.keys.numel() * layer.keys.element_size() + layer.values.numel() * layer.values.element_size()
-        for layer in cache.layers
-    )
 
 
 def _with_full_forward(
