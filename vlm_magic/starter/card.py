@@ -57,8 +57,8 @@ this package's own generator of scenes went in: no pictures and no texts from el
    pictures (20 minutes). It is frozen afterwards.
 4. Its features of some 50 000 pictures, written to disk: 24 000 scenes and plots, 3 000 + 3 000 bar charts,
    12 000 scenes with a copy in which one thing changed.
-5. The language model and the connector on freshly worded questions about them, easy kinds first: 9 600 steps
-   of some 250 answers (75 minutes on a busy machine, about 40 on a free one). One picture is the shared
+5. The language model and the connector on freshly worded questions about them, easy kinds first: 13 600 steps
+   of some 250 answers (90 minutes on a machine that was mostly busy). One picture is the shared
    prefix of many questions.
 6. Export in bfloat16.
 
@@ -68,7 +68,7 @@ shared with other work while training.
 
 The shipped weights were made by these stages with breaks: the language model was interrupted several times
 to add wordings, to shift the mixture towards what it had not learned yet, and to let the learning rate fall
-faster from step 6 000 on. The script runs the same stages without the breaks.
+faster from step 6 000 on and, raised once more, from 9 600 to the end. The script runs the same stages without the breaks.
 
 ## What it cannot do
 
