@@ -68,7 +68,8 @@ shared with other work while training.
 
 The shipped weights were made by these stages with breaks: the language model was interrupted several times
 to add wordings, to shift the mixture towards what it had not learned yet, and to let the learning rate fall
-faster from step 6 000 on and, raised once more, from 9 600 to the end. The script runs the same stages without the breaks.
+faster from step 6 000 on and, raised once more, from 9 600 to the end. The script runs the same stages
+without the breaks.
 
 ## What it cannot do
 
