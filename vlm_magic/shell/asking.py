@@ -18,16 +18,10 @@ from vlm_magic.outputs.bill import bill_bundle
 from vlm_magic.outputs.views import AnswerView, choose_view
 from vlm_magic.session import Answer
 from vlm_magic.shell.chat import CellPanel, ChatDesk
+from vlm_magic.shell.showing import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
 
-__all__ = ["Call", "Interrupted", "ask", "show_bundle"]
-
-
-class Interrupted(KeyboardInterrupt):
-    """The kernel's interrupt, shown as one line; like any KeyboardInterrupt it ends a Run All."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"Interrupted: {self}"]
+__all__ = ["Call", "ask"]
 
 
 @dataclass(frozen=True)
@@ -125,14 +119,3 @@ def show(answer: Answer, view: AnswerView) -> None:
         view.finish(answer.exchange)
     except KeyboardInterrupt:
         raise Interrupted("the answer was complete.") from None
-
-
-def show_bundle(bundle: Mapping[str, str]) -> None:
-    """Show a mimebundle in a notebook, or its plain text in a terminal."""
-    from IPython.core.getipython import get_ipython
-    from IPython.display import display
-
-    if getattr(get_ipython(), "kernel", None) is None:
-        print(bundle["text/plain"])
-    else:
-        display(dict(bundle), raw=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vlm_magic.errors import OptionError, near_names
 
-__all__ = ["MAGICS", "Magic", "Option", "help_text", "parse_line"]
+__all__ = ["LIST", "MAGICS", "Magic", "Option", "help_text", "parse_line", "split_list"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Option:
         metavar: what stands for the value in the help; "" for a flag without value.
         convert: text to value; raises ValueError with a reason.
         name: how the receiver calls it; the long flag with underscores if not given.
+        takes: what a value looks like, for one that is more than a word or a quoted text; `convert`
+            then gets it as it stands, quotes and all.
     """
 
     flags: tuple[str, ...]
@@ -32,6 +34,7 @@ class Option:
     metavar: str = ""
     convert: Callable[[str], object] = str
     name: str = ""
+    takes: re.Pattern[str] | None = None
 
     @property
     def dest(self) -> str:
@@ -58,6 +61,23 @@ class Magic:
     def usage(self) -> str:
         """The line that shows how to write it."""
         return " ".join(filter(None, (self.name, "[options]" if self.options else "", self.argument)))
+
+
+_QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+_ITEM = re.compile(rf"(?:{_QUOTED}|[^,])*")
+LIST = re.compile(rf"\s*((?:{_QUOTED}|[^\s\"'])+)")
+"""The form of `a,b,"c d"`: items between commas without spaces, quoted ones with what they like."""
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """The items of a list such as `a,b,"c d, e"`, without their quotes and the spaces around them."""
+    items, at = [], 0
+    while at <= len(text):
+        found = _ITEM.match(text, at)
+        assert found is not None  # it may be empty, but it is there
+        items.append(_unquote(found[0].strip()))
+        at = found.end() + 1
+    return tuple(items)
 
 
 def _identifier(text: str) -> str:
@@ -197,7 +217,7 @@ def help_text(name: str) -> str:
 
 
 _WORD = re.compile(r"\s*(\S+)")
-_VALUE = re.compile(r"""\s*("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\S+)""")
+_VALUE = re.compile(rf"\s*({_QUOTED}|\S+)")
 
 
 def parse_line(line: str, options: Sequence[Option]) -> tuple[dict[str, object], str]:
@@ -227,12 +247,12 @@ def parse_line(line: str, options: Sequence[Option]) -> tuple[dict[str, object],
                 raise OptionError(f"{flag} takes no value", hint=flag, option=flag)
             values[option.dest] = True
             continue
-        value = _VALUE.match(line, at)
+        value = (option.takes or _VALUE).match(line, at)
         if value is None:
             raise OptionError(
                 f"{flag} needs a value", have=option.help, hint=f"{flag} {option.metavar}", option=flag
             )
-        values[option.dest] = _convert(option, flag, _unquote(value[1]))
+        values[option.dest] = _convert(option, flag, value[1] if option.takes else _unquote(value[1]))
         at = value.end()
     return values, line[at:].strip()
 
@@ -265,6 +285,8 @@ def _refuse_misspelt(flag: str, by_flag: dict[str, Option]) -> None:
 def _convert(option: Option, flag: str, text: str) -> object:
     try:
         return option.convert(text)
+    except OptionError:
+        raise
     except ValueError as error:
         raise OptionError(
             f"{flag} {text} does not fit",

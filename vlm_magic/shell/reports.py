@@ -12,7 +12,7 @@ from vlm_magic.inputs.pictures import forget_pictures
 from vlm_magic.inputs.thumbnails import forget_thumbnails, thumbnail_data_uri
 from vlm_magic.outputs.export import export_conversation
 from vlm_magic.outputs.transcript import conversation_bundle
-from vlm_magic.shell.asking import Interrupted, show_bundle
+from vlm_magic.shell.showing import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
 
 __all__ = ["export", "show_history", "show_load", "show_reset", "show_status", "show_unload"]
