@@ -14,6 +14,7 @@
     │       ├── FetchTooLargeError                   more bytes than allowed
     │       └── FetchRefusedError (PermissionError)  an address we do not go to
     ├── OptionError (ValueError)             an option or a setting that does not exist or fit
+    ├── TypedAnswerError (ValueError)        an answer that is not, or not wholly, of its type
     ├── ConversationError (LookupError)      no such conversation or turn
     └── ModelError (RuntimeError)            something about one model
         ├── ModelNotFoundError (LookupError)     no such model here or on the hub
@@ -57,6 +58,7 @@ __all__ = [
     "PictureTooLargeError",
     "PictureTypeError",
     "PromptError",
+    "TypedAnswerError",
     "VLMError",
     "near_names",
     "shorten",
@@ -162,6 +164,10 @@ class FetchRefusedError(FetchError, PermissionError):
 
 class OptionError(VLMError, ValueError):
     """An option of a magic, or a setting of a call, that does not exist or does not fit."""
+
+
+class TypedAnswerError(VLMError, ValueError):
+    """An answer that is not of its type: cut short, or refused by a validator; it keeps its text."""
 
 
 class ConversationError(VLMError, LookupError):

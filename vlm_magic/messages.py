@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bill",
+    "Choice",
     "Chunk",
     "Engine",
     "Exchange",
     "FinishReason",
     "Generating",
+    "Normalize",
     "Part",
     "Picture",
     "Progress",
@@ -38,6 +40,7 @@ __all__ = [
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 FinishReason: TypeAlias = Literal["stop", "length", "interrupted", "time"]
+Normalize: TypeAlias = Literal["none", "length", "prior"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,11 @@ class Picture:
                 hint="vlm_magic.inputs.pictures.to_picture(picture)",
             )
         return self.image
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its pixels were known once and are no longer there; see `Conversation.restore`."""
+        return self.image is None and bool(self.digest)
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -139,6 +147,11 @@ class Settings:
         continuation: plain continuation without the chat template (base checkpoints do so anyway).
         special_tokens: True lets text name the model's control tokens on purpose.
         log_probabilities: True gives the log-probability of each new token with the reply.
+        choices: the replies to choose among: the answer is the likeliest of them, nothing is generated.
+        normalize: how choices of different length and commonness are compared; see
+            `vlm_magic.models.choosing`.
+        grammar: JSON text that says the form that the answer must have, or "": ``{"json_schema": {…}}`` or
+            ``{"regex": "…"}`` (see `vlm_magic.tasks.schemas`, which makes it from a Python type).
     """
 
     max_tokens: int = 512
@@ -156,6 +169,9 @@ class Settings:
     continuation: bool = False
     special_tokens: bool = False
     log_probabilities: bool = False
+    choices: tuple[str, ...] = ()
+    normalize: Normalize = "none"
+    grammar: str = ""
 
     def __post_init__(self) -> None:
         _check_range("max_tokens", self.max_tokens, low=1)
@@ -171,6 +187,7 @@ class Settings:
                 have=f"beams={self.beams} together with temperature, top_p, top_k or sampling",
                 hint="either beams or a temperature",
             )
+        _check_choices(self)
 
     @property
     def is_sampling(self) -> bool:
@@ -218,6 +235,54 @@ def _check_range(
     raise OptionError(f"{name} is {value!r}", have=f"{name} is a number, {bounds}", name=name, value=value)
 
 
+def _check_choices(settings: Settings) -> None:
+    """Raise an OptionError for choices that cannot be compared."""
+    choices = settings.choices
+    if settings.normalize not in ("none", "length", "prior"):
+        raise OptionError(f"normalize is {settings.normalize!r}", have="none, length, prior")
+    if not choices:
+        return
+    if isinstance(choices, str) or not all(isinstance(choice, str) for choice in choices):
+        raise OptionError("choices are several texts", have=repr(choices), hint='choices=("yes", "no")')
+    if any(not choice.strip() for choice in choices):
+        raise OptionError("an empty choice", have=", ".join(map(repr, choices)), hint="words for each choice")
+    twice = sorted({choice for choice in choices if choices.count(choice) > 1})
+    if twice:
+        raise OptionError(
+            f"a choice stands twice: {', '.join(map(repr, twice))}",
+            have=", ".join(map(repr, choices)),
+            hint="each choice once",
+        )
+    if len(choices) < 2:
+        raise OptionError("one choice alone", have=repr(choices[0]), hint="two choices or more")
+    if settings.is_sampling or settings.beams > 1:
+        raise OptionError(
+            "choices are compared, not drawn or searched",
+            have="choices together with temperature, top_p, top_k, sampling or beams",
+            hint="choices alone",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the replies that an answer was chosen among.
+
+    Attributes:
+        text: its words.
+        probability: its share among the choices, from 0 to 1; they add up to 1.
+        log_probability: natural logarithm of the model's own probability of the whole reply, its end
+            included; (−∞, 0].
+        n_tokens: its tokens, the end included.
+        score: what was compared: the log-probability, normalised as asked.
+    """
+
+    text: str
+    probability: float
+    log_probability: float
+    n_tokens: int
+    score: float
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A finished (or interrupted) answer with its figures.
@@ -237,6 +302,7 @@ class Reply:
         token_ids: the new tokens, end token left out.
         log_probabilities: of each of them, from the distribution that it was chosen from; () unless
             the settings asked for them.
+        choices: what the answer was chosen among, in the order of the settings; () for words of its own.
     """
 
     text: str
@@ -252,6 +318,7 @@ class Reply:
     notes: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = ()
     log_probabilities: tuple[float, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -269,12 +336,14 @@ class Chunk:
     Attributes:
         text: the new words, possibly "".
         n_new_tokens: tokens generated so far.
-        reply: the whole answer; set on the last chunk only.
+        reply: the whole answer; set on the last chunk only, and in a batch on each row's own.
+        row: in a batch, whose answer this is; -1 elsewhere.
     """
 
     text: str
     n_new_tokens: int = 0
     reply: Reply | None = None
+    row: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +397,10 @@ class Exchange:
         is_stale: an earlier exchange changed after this one was answered.
         is_hidden: kept and shown to people, but not to the model.
         alternatives: other answers to this exchange, oldest first.
+        place: a number that orders the turns of a conversation; one that takes another's place takes it over.
+        answered_at: when the answer was there, in seconds since 1970; 0.0 before.
+        examples: few-shot examples that the model was shown before everything else, for this question
+            alone.
     """
 
     id: str
@@ -339,6 +412,9 @@ class Exchange:
     is_stale: bool = False
     is_hidden: bool = False
     alternatives: list[Reply] = field(default_factory=list)
+    place: int = 0
+    answered_at: float = 0.0
+    examples: tuple[Turn, ...] = ()
 
     @property
     def turns(self) -> tuple[Turn, ...]:

@@ -15,12 +15,13 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from vlm_magic.messages import FinishReason, Reply, Settings, Turn
 from vlm_magic.models import families, memory
 from vlm_magic.models.detokenizer import Detokenizer
 from vlm_magic.models.generation import Generation, Stopped
+from vlm_magic.models.grammar import grammar_processors
 from vlm_magic.models.loading import Loaded
 from vlm_magic.models.sampling import generation_config, hooks_on_layers, seeded, use_config
 
@@ -72,6 +73,7 @@ class BatchRun(StoppingCriteria):
             self._ids = loaded.model.generate(
                 **inputs,
                 stopping_criteria=StoppingCriteriaList([self]),
+                logits_processor=LogitsProcessorList(grammar_processors(loaded, settings)),
                 num_return_sequences=self._n_answers,
             )  # (B, T) int64
         return [self._reply(row) for row in range(inputs["input_ids"].shape[0] * self._n_answers)]

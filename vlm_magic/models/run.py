@@ -20,6 +20,7 @@ from vlm_magic.models import families
 from vlm_magic.models.detokenizer import Detokenizer
 from vlm_magic.models.families import Prepared
 from vlm_magic.models.generation import Generation, Stopped
+from vlm_magic.models.grammar import grammar_processors
 from vlm_magic.models.loading import Loaded
 from vlm_magic.models.prefix import cache_length
 from vlm_magic.models.reuse import Fitted, Reuse
@@ -56,7 +57,8 @@ class Run(BaseStreamer, StoppingCriteria):
         self._detokenizer = Detokenizer(loaded.tokenizer, stop=settings.stop, strip=not settings.continuation)
         self._watch = _Watch() if settings.log_probabilities else None
         watched = [self._watch] if self._watch is not None else []
-        self._logits_processors = LogitsProcessorList([*logits_processors, *watched])
+        held = grammar_processors(loaded, settings)
+        self._logits_processors = LogitsProcessorList([*logits_processors, *held, *watched])
         self._log_probabilities: list[float] = []
         self._first_token_s: float | None = None
         self._n_tokens = 0

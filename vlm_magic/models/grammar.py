@@ -1,0 +1,222 @@
+"""Answers held to a form: which tokens may come next, so that the whole text fits a schema or a pattern.
+
+`Settings.grammar` says the form; `grammar_processors` makes what ``generate`` needs to keep to it. A row's
+state belongs to the tokens it has said, not to its place, so that batches and beams (which change places
+at every step) need nothing of their own.
+
+Knows tokenizers and scores; knows nothing of Python's types, which are `vlm_magic.tasks.schemas`' business.
+Neighbours: `run` and `batch` call ``generate`` with these processors.
+
+Source: llguidance (the "derivative" parser over the tokenizer's own bytes); its mask is applied with plain
+tensor operations, because its own helper compiles a kernel first.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor
+
+from vlm_magic.errors import GenerationError, ModelKindError, OptionError, shorten
+from vlm_magic.messages import Settings
+from vlm_magic.models import families
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+    from vlm_magic.models.loading import Loaded
+
+__all__ = ["GrammarProcessor", "check_grammar", "grammar_processors", "is_whole"]
+
+_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""One way to write each value: free white space is where small models lose themselves for ever."""
+
+_PROBE = 'Two cafés {"n": -1.5} <b>'  # text that a tokenizer must give back byte by byte
+
+_tokenizers: WeakKeyDictionary[Any, LLTokenizer] = WeakKeyDictionary()
+
+
+def check_grammar(loaded: Loaded, grammar: str) -> None:
+    """Raise where the model cannot be held to ``grammar``, before anything is asked.
+
+    Args:
+        loaded: the model.
+        grammar: see `vlm_magic.messages.Settings`.
+
+    Raises:
+        ModelKindError: the tokenizer cannot be read byte by byte.
+        OptionError: the grammar is not understood, or no text fits it.
+    """
+    _compile(loaded, grammar)
+
+
+def grammar_processors(loaded: Loaded, settings: Settings) -> list[LogitsProcessor]:
+    """What holds one call of ``generate`` to the settings' grammar; nothing where there is none."""
+    if not settings.grammar:
+        return []
+    stops = families.stop_token_ids(loaded, settings)
+    return [GrammarProcessor(_compile(loaded, settings.grammar), stops, len(loaded.tokenizer))]
+
+
+def is_whole(loaded: Loaded, grammar: str, token_ids: Sequence[int]) -> bool:
+    """Whether these tokens are a whole answer that cannot go on, though no end token was said."""
+    matcher = _compile(loaded, grammar)
+    return bool(matcher.consume_tokens(list(token_ids)) and matcher.is_accepting() and matcher.is_stopped())
+
+
+class GrammarProcessor(LogitsProcessor):
+    """Leaves only the tokens that the grammar allows after what each row has said.
+
+    It serves one call of ``generate``, with any number of rows and beams.
+
+    Args:
+        matcher: at the beginning of the grammar; it is not moved.
+        stop_ids: tokens that end an answer.
+        n_vocab: entries of the tokenizer; further scores are padding of the model's output.
+    """
+
+    def __init__(self, matcher: LLMatcher, stop_ids: Sequence[int], n_vocab: int) -> None:
+        self._start = matcher
+        self._stop_ids = tuple(stop_ids)
+        self._n_bytes = (n_vocab + 31) // 32 * 4
+        self._n_vocab = n_vocab
+        self._n_prompt: int | None = None
+        self._states: dict[tuple[int, ...], LLMatcher | None] = {}  # by what was said; None: it has ended
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores, with -inf for what may not come next: (B, V)."""
+        if self._n_prompt is None:
+            self._n_prompt = input_ids.shape[1]
+        rows = [tuple(row) for row in input_ids[:, self._n_prompt :].tolist()]
+        self._advance(set(rows))
+        masks = {said: self._mask(state) for said, state in self._states.items()}
+        allowed = torch.from_numpy(np.stack([masks[said] for said in rows]))  # (B, n_vocab) bool
+        n_scores = scores.shape[1]
+        if n_scores > self._n_vocab:
+            allowed = torch.nn.functional.pad(allowed, (0, n_scores - self._n_vocab))
+        held = scores.masked_fill(~allowed[:, :n_scores].to(scores.device), -torch.inf)
+        self._check_choice(scores, held)
+        return held
+
+    def _advance(self, heard: set[tuple[int, ...]]) -> None:
+        """Move to the states after ``heard``: each is one token beyond a state of the step before."""
+        if not self._states:
+            self._states = {said: self._start.deep_copy() for said in heard}  # nothing is said yet
+            return
+        n_children = Counter(said[:-1] for said in heard)
+        after: dict[tuple[int, ...], LLMatcher | None] = {}
+        for said in heard:
+            state = self._states[said[:-1]]
+            token_id = said[-1]
+            if state is None or token_id in self._stop_ids or not state.validate_tokens([token_id]):
+                after[said] = None  # an ended row gets padding; a beam search carries dead rows along
+                continue
+            if n_children[said[:-1]] > 1:
+                state = state.deep_copy()
+            state.consume_token(token_id)
+            after[said] = state
+        self._states = after
+
+    def _mask(self, state: LLMatcher | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which tokens may come next: (n_vocab,) bool."""
+        if state is None:
+            mask = np.zeros(self._n_vocab, dtype=bool)
+            mask[[token for token in self._stop_ids if token < self._n_vocab]] = True
+            return mask
+        bits = np.frombuffer(state.compute_bitmask().ljust(self._n_bytes, b"\0"), dtype=np.uint8)
+        if state.is_error():
+            raise GenerationError(
+                "the form of the answer became too much to follow",
+                have=_reason(state.get_error()),
+                hint="a simpler type: fewer alternatives, shorter limits on lengths",
+            )
+        return np.unpackbits(bits, count=self._n_vocab, bitorder="little").view(bool)
+
+    @staticmethod
+    def _check_choice(before: torch.Tensor, held: torch.Tensor) -> None:
+        """Something must be left to say in every row that could speak before."""
+        is_silent = torch.isneginf(held).all(dim=1) & ~torch.isneginf(before).all(dim=1)  # (B,)
+        if bool(is_silent.any()):
+            raise OptionError(
+                "nothing is left to say: what the type allows is forbidden in another way",
+                have="bad_words, or tokens that belong to pictures",
+                hint="bad_words=() together with a type",
+            )
+
+
+def _compile(loaded: Loaded, grammar: str) -> LLMatcher:
+    """A matcher at the beginning of ``grammar``, for this model's tokenizer."""
+    import llguidance
+
+    tokenizer = _tokenizer(loaded)
+    matcher = llguidance.LLMatcher(tokenizer, _in_their_words(grammar), log_level=0)
+    error = matcher.get_error()
+    if not error and not any(matcher.compute_bitmask()):
+        error = "no text fits it"
+    if error:
+        raise OptionError(
+            "an answer cannot be held to this form",
+            have=_reason(error),
+            hint="a form that some text fits, without look-around, back-references, not, if",
+            grammar=grammar,
+        )
+    return matcher
+
+
+def _in_their_words(grammar: str) -> str:
+    """Our grammar as llguidance takes it, with one space allowed before the answer.
+
+    The space is there because templates that end in "Assistant:" have taught their models to say it.
+    """
+    from llguidance import LLMatcher
+
+    form = json.loads(grammar)
+    if "regex" in form:
+        return LLMatcher.grammar_from_regex(f" ?(?:{form['regex']})")
+    schema = {**form["json_schema"], "x-guidance": {**_JSON_STYLE, "lenient": bool(form.get("lenient"))}}
+    return LLMatcher.grammar_from_lark(f'start: " "? value\nvalue: %json {json.dumps(schema)}')
+
+
+def _tokenizer(loaded: Loaded) -> LLTokenizer:
+    """The model's tokenizer as llguidance reads it; made once, which takes 2 s for 128,000 entries."""
+    tokenizer = loaded.tokenizer
+    found = _tokenizers.get(tokenizer)
+    if found is not None:
+        return found
+    stops = families.stop_token_ids(loaded, Settings())
+    try:
+        from llguidance.hf import from_tokenizer
+
+        if not stops:
+            raise ValueError("it has no token that ends an answer")
+        made = from_tokenizer(tokenizer, n_vocab=len(tokenizer), eos_token=stops)
+        ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+        if made.decode_bytes(ids).decode().removeprefix(" ") != _PROBE:
+            raise ValueError("its tokens do not add up to the text")
+    except (ValueError, RuntimeError) as error:
+        raise ModelKindError(
+            f"{loaded.name} cannot be held to a type: its tokenizer cannot be read byte by byte",
+            have=f"{type(tokenizer).__name__}; {_reason(str(error))}",
+            hint="ask without --type, or %%vlm --choices, which needs no such reading",
+        ) from error
+    _tokenizers[tokenizer] = made
+    return made
+
+
+def _reason(error: str) -> str:
+    """The words of a library's error that say what is wrong, without its state and its pictures."""
+    text = error.partition("<state>")[0]
+    lines = [line for line in text.splitlines() if line.strip(" ^") and not re.match(r"\s*\d+ \| ", line)]
+    line = re.sub(
+        r"^at \d+\(\d+\): |failed to compile JSON schema: |invalid regex .* \(in regex\): ",
+        "",
+        " ".join(lines),
+    )
+    return shorten(re.sub(r"regex parse error:.*error: |; \w+ in regex /.*", "", line), 150)
