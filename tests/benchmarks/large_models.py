@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny_models as tiny
+from tiny_parts import byte_tokenizer, ids_of, llama_text, piece_tokenizer, save
 
 from vlm_magic.models.loading import Loaded, load_model
 
@@ -34,7 +35,7 @@ VISION = {
 
 
 def _text(tokenizer: Any, **more: Any) -> dict[str, Any]:
-    return tiny._llama(tokenizer, **TEXT, **more)
+    return llama_text(tokenizer, **TEXT, **more)
 
 
 def idefics2(folder: Path) -> None:
@@ -43,7 +44,7 @@ def idefics2(folder: Path) -> None:
     from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
 
     specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
-    tokenizer = tiny.piece_tokenizer(specials, pad="<unk>")
+    tokenizer = piece_tokenizer(specials, pad="<unk>")
     perceiver = {
         "model_type": "idefics2_perceiver",
         "hidden_size": TEXT["hidden_size"],
@@ -57,13 +58,13 @@ def idefics2(folder: Path) -> None:
         text_config={"model_type": "mistral", **_text(tokenizer, sliding_window=None)},
         vision_config=VISION,
         perceiver_config=perceiver,
-        **tiny._ids(tokenizer, image_token_id="<image>"),
+        **ids_of(tokenizer, image_token_id="<image>"),
     )
     processor = Idefics2ImageProcessorPil(
         size={"longest_edge": SIDE, "shortest_edge": SIDE}, do_image_splitting=False
     )
     model = Idefics2ForConditionalGeneration(config)
-    tiny.save(
+    save(
         folder,
         model,
         tokenizer,
@@ -80,20 +81,20 @@ def idefics3(folder: Path) -> None:
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
     specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
-    tokenizer = tiny.byte_tokenizer(specials, bos="<|im_start|>", eos="<|im_end|>", pad="<|im_end|>")
+    tokenizer = byte_tokenizer(specials, bos="<|im_start|>", eos="<|im_end|>", pad="<|im_end|>")
     config = Idefics3Config(
         text_config={"model_type": "llama", **_text(tokenizer)},
         vision_config=VISION,
         scale_factor=2,
         pad_token_id=tokenizer.pad_token_id,
-        **tiny._ids(tokenizer, image_token_id="<image>"),
+        **ids_of(tokenizer, image_token_id="<image>"),
     )
     processor = Idefics3ImageProcessorPil(
         size={"longest_edge": SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=False
     )
     model = Idefics3ForConditionalGeneration(config)
     template = "<|im_start|>" + tiny.IDEFICS_CHAT
-    tiny.save(folder, model, tokenizer, processor, "Idefics3Processor", template=template, image_seq_len=64)
+    save(folder, model, tokenizer, processor, "Idefics3Processor", template=template, image_seq_len=64)
 
 
 def llava(folder: Path) -> None:
@@ -101,15 +102,15 @@ def llava(folder: Path) -> None:
     from transformers import LlavaConfig, LlavaForConditionalGeneration
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    tokenizer = tiny.piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
+    tokenizer = piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
     config = LlavaConfig(
         text_config={"model_type": "llama", **_text(tokenizer)},
         vision_config={"model_type": "clip_vision_model", "projection_dim": 384, **VISION},
         image_seq_length=256,
-        **tiny._ids(tokenizer, image_token_id="<image>"),
+        **ids_of(tokenizer, image_token_id="<image>"),
     )
     processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    tiny.save(
+    save(
         folder,
         LlavaForConditionalGeneration(config),
         tokenizer,
@@ -127,7 +128,7 @@ def qwen2_vl(folder: Path) -> None:
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    tokenizer = tiny.byte_tokenizer(
+    tokenizer = byte_tokenizer(
         tiny._QWEN_SPECIALS, words=["<tool_call>", "</tool_call>"], eos="<|im_end|>", pad="<|endoftext|>"
     )
     config = Qwen2VLConfig(
@@ -142,7 +143,7 @@ def qwen2_vl(folder: Path) -> None:
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
         },
-        **tiny._ids(
+        **ids_of(
             tokenizer,
             image_token_id="<|image_pad|>",
             video_token_id="<|video_pad|>",
@@ -157,7 +158,7 @@ def qwen2_vl(folder: Path) -> None:
         merge_size=2,
     )
     model = Qwen2VLForConditionalGeneration(config)
-    tiny.save(folder, model, tokenizer, processor, "Qwen2VLProcessor", template=tiny.QWEN_VL_CHAT)
+    save(folder, model, tokenizer, processor, "Qwen2VLProcessor", template=tiny.QWEN_VL_CHAT)
 
 
 BUILDS = {"idefics2": idefics2, "idefics3": idefics3, "llava": llava, "qwen2-vl": qwen2_vl}

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from vlm_magic.errors import ContextLengthError
 from vlm_magic.messages import Settings, Turn
 from vlm_magic.models.control_tokens import Mask
 from vlm_magic.models.interleaved import lay_out_idefics, list_as_text, process_lists
@@ -36,10 +37,13 @@ __all__ = [
     "FAMILIES",
     "Family",
     "Prepared",
+    "check_length",
     "context_tokens",
+    "end_token_ids",
     "family_of",
     "forbidden_token_ids",
     "generating_parts",
+    "has_end_of_turn",
     "picture_token_ids",
     "prepare",
     "prepare_batch",
@@ -89,10 +93,13 @@ class Family:
         stand_in_processor: class to use where the family's own needs packages that are not there.
         has_own_dialogue: whether `lay_out` writes dialogues without a chat template.
         reuse: "features" where caches and features of earlier prompts serve later ones (see `reuse`);
-            "none" where that was not proved, or attention looks ahead or across.
+            "across" likewise, with features that stand beside the text (see `crossing`); "none" where that
+            was not proved, or a word's keys and values depend on what comes after it.
         is_batchable: whether prompts with different pictures in one call say what they say one by one.
         is_chunkable: whether a prompt may be prefilled in pieces; not where a picture's tokens see
             each other.
+        plain_frame: what stands before and after an answer where no template says so; None for a blank
+            and the end of the line, "" after it for the end token.
         after_expansion: what the processor does to the text once the pictures' own texts are in it.
     """
 
@@ -114,10 +121,11 @@ class Family:
     is_float16_safe: bool = False
     stand_in_processor: str = ""
     has_own_dialogue: bool = False
-    reuse: Literal["features", "none"] = "none"
+    reuse: Literal["features", "across", "none"] = "none"
     after_expansion: Callable[[str], str] = str
     is_batchable: bool = True
     is_chunkable: bool = True
+    plain_frame: tuple[str, str] | None = None
 
 
 _FAKE = "<fake_token_around_image>"
@@ -150,6 +158,8 @@ FAMILIES: tuple[Family, ...] = (
         stop_words=(_EOU,),
         silent_words=("<image>", _FAKE),
         has_own_dialogue=True,
+        reuse="across",
+        is_chunkable=False,  # the mask of who sees which picture is not cut along with the prompt
     ),
     Family(
         "Idefics2",
@@ -202,6 +212,7 @@ FAMILIES: tuple[Family, ...] = (
         lay_out=lay_out_pictures_first,
         arrays="np",  # asked for torch it warns: it makes labels, which nobody wants, through numpy
         needs_picture=True,
+        plain_frame=("", ""),  # its processor ends the prompt's line
         control_pattern=r"<loc\d{4}>|<seg\d{3}>",
     ),
     Family(
@@ -225,6 +236,7 @@ FAMILIES: tuple[Family, ...] = (
         max_pictures=1,
         needs_picture=True,
         is_float16_safe=True,
+        plain_frame=(" ", ""),
     ),
 )
 
@@ -244,6 +256,33 @@ def stop_token_ids(loaded: Loaded, settings: Settings) -> list[int]:
             ids.update([source] if isinstance(source, int) else source)
     ids.update(_known_ids(loaded, loaded.family.stop_words))
     return sorted(ids)
+
+
+def end_token_ids(loaded: Loaded) -> list[int]:
+    """Tokens that end an answer, the one that this family's answers end with first."""
+    theirs = loaded.model.generation_config.eos_token_id
+    own = [] if theirs is None else [theirs] if isinstance(theirs, int) else list(theirs)
+    named = [loaded.control.added[w] for w in loaded.family.stop_words if w in loaded.control.added]
+    return list(dict.fromkeys([*named, *own, *stop_token_ids(loaded, Settings())]))
+
+
+def has_end_of_turn(loaded: Loaded) -> bool:
+    """Whether the tokenizer has a token of the family's own that ends a turn: an instruct checkpoint."""
+    return bool(_known_ids(loaded, loaded.family.stop_words))
+
+
+def check_length(loaded: Loaded, n_tokens: int) -> None:
+    """Raise a ContextLengthError for a prompt that leaves no room for an answer."""
+    limit = context_tokens(loaded)
+    if limit is None or n_tokens < limit:
+        return
+    raise ContextLengthError(
+        f"the prompt has {n_tokens} tokens, {loaded.name} takes {limit}",
+        have="nothing was trimmed; every turn and picture of the conversation counts",
+        hint="--new for a fresh conversation, fewer or smaller pictures, or %%vlm --dry-run for the bill",
+        n_tokens=n_tokens,
+        context_tokens=limit,
+    )
 
 
 def picture_token_ids(loaded: Loaded) -> list[int]:

@@ -142,9 +142,32 @@ class Looks:
         """What the vision tower makes of a picture of the last prompt, computed at most once."""
         look = self._looks[digest]
         if look.features is None:
-            look.features = _features(self._loaded, look.pixels or {})
+            look.features = self._encode(look.pixels or {})
             look.pixels = None
         return look.features
+
+    def inputs(
+        self,
+        digests: Sequence[str],
+        spans: Sequence[tuple[int, int]],
+        n_reused: int,
+        inputs: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What the model takes in the place of pixels: features of the pictures that are not in the cache.
+
+        Args:
+            digests: all pictures of the prompt.
+            spans: [start, end) token of each.
+            n_reused: tokens in the cache.
+            inputs: the prompt's other inputs, on the model's device.
+        """
+        pairs = zip(digests, spans, strict=True)
+        new = [self.features(digest) for digest, (start, _) in pairs if start >= n_reused]
+        return {"mm_encoder_outputs": {"image": as_encoder_output(new)}} if new else {}
+
+    def continuation(self, inputs: dict[str, Any], n_rows: int, n_new: int) -> dict[str, Any]:
+        """What a forward needs beside its tokens to go on from a cached prompt, for several replies."""
+        return {}
 
     def tidy(self) -> None:
         """Drop the least recently used looks beyond the limit; called when a prompt is done with them."""
@@ -154,32 +177,45 @@ class Looks:
     def _look(self, digest: str, image: Any) -> Look:
         look = self._looks.get(digest)
         if look is None:
-            look = self._looks[digest] = _look_at(self._loaded, image)
+            look = self._looks[digest] = self._look_at(image)
         self._looks.move_to_end(digest)
         return look
 
+    def _look_at(self, image: Any) -> Look:
+        """Have one picture processed by itself."""
+        loaded = self._loaded
+        family = loaded.family
+        mask = Mask(loaded.control)
+        tokenizer = GuardedTokenizer(loaded.tokenizer, mask)
+        processor, replacements = observed(loaded.processor, tokenizer)
+        token = family.template_token(loaded.processor)
+        inputs = family.process(loaded, processor, [Draft(token, [image])], mask)
+        ids = inputs["input_ids"][0].tolist()
+        typed = {
+            name: dict(zip(ids, value[0].tolist(), strict=True))
+            for name, value in inputs.items()
+            if value.shape == inputs["input_ids"].shape and name not in _TEXT_INPUTS
+        }
+        return Look(
+            expanded=tokenizer.texts[0],
+            replacements=tuple(replacements),
+            token_types=typed,
+            grids={name: inputs[name] for name in _GRIDS if name in inputs},
+            pixels={k: v for k, v in inputs.items() if k not in typed and k not in _TEXT_INPUTS},
+        )
 
-def _look_at(loaded: Loaded, image: Any) -> Look:
-    """Have one picture processed by itself."""
-    family = loaded.family
-    mask = Mask(loaded.control)
-    tokenizer = GuardedTokenizer(loaded.tokenizer, mask)
-    processor, replacements = observed(loaded.processor, tokenizer)
-    token = family.template_token(loaded.processor)
-    inputs = family.process(loaded, processor, [Draft(token, [image])], mask)
-    ids = inputs["input_ids"][0].tolist()
-    typed = {
-        name: dict(zip(ids, value[0].tolist(), strict=True))
-        for name, value in inputs.items()
-        if value.shape == inputs["input_ids"].shape and name not in _TEXT_INPUTS
-    }
-    return Look(
-        expanded=tokenizer.texts[0],
-        replacements=tuple(replacements),
-        token_types=typed,
-        grids={name: inputs[name] for name in _GRIDS if name in inputs},
-        pixels={k: v for k, v in inputs.items() if k not in typed and k not in _TEXT_INPUTS},
-    )
+    def _encode(self, pixels: dict[str, torch.Tensor]) -> Features:
+        """Run the vision tower and the connector on one picture."""
+        look = self._loaded.model.get_image_features
+        wanted = inspect.signature(look).parameters
+        inputs = memory.to_device({k: v for k, v in pixels.items() if k in wanted}, self._loaded)
+        seen = look(**inputs, return_dict=True)
+        pooled = seen.pooler_output
+        is_listed = not isinstance(pooled, torch.Tensor)
+        deepstack = getattr(seen, "deepstack_features", None) or ()
+        return Features(
+            _joined(pooled) if is_listed else pooled, tuple(map(_joined, deepstack)), type(seen), is_listed
+        )
 
 
 def _expand(text: str, token: str, looks: Sequence[Look]) -> str:
@@ -197,20 +233,6 @@ def _typed(ids: torch.Tensor, maps: Sequence[dict[int, int]]) -> torch.Tensor:
     """A type for each token: that of a picture's token, 0 for text; (1, T) int64."""
     merged = {token: value for each in maps for token, value in each.items()}
     return torch.tensor([[merged.get(token, 0) for token in ids[0].tolist()]], dtype=torch.int64)
-
-
-def _features(loaded: Loaded, pixels: dict[str, torch.Tensor]) -> Features:
-    """Run the vision tower and the connector on one picture."""
-    look = loaded.model.get_image_features
-    wanted = inspect.signature(look).parameters
-    inputs = memory.to_device({k: v for k, v in pixels.items() if k in wanted}, loaded)
-    seen = look(**inputs, return_dict=True)
-    pooled = seen.pooler_output
-    is_listed = not isinstance(pooled, torch.Tensor)
-    deepstack = getattr(seen, "deepstack_features", None) or ()
-    return Features(
-        _joined(pooled) if is_listed else pooled, tuple(map(_joined, deepstack)), type(seen), is_listed
-    )
 
 
 def _joined(features: Sequence[torch.Tensor]) -> torch.Tensor:

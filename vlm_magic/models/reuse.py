@@ -24,9 +24,10 @@ import torch
 
 from vlm_magic.messages import Picture, Settings, Turn
 from vlm_magic.models import families, memory
+from vlm_magic.models.crossing import CrossLooks
 from vlm_magic.models.families import Prepared
 from vlm_magic.models.loading import Loaded
-from vlm_magic.models.looks import Looks, as_encoder_output
+from vlm_magic.models.looks import Looks
 from vlm_magic.models.prefix import Keys, PrefixStore, keys_of
 
 __all__ = ["Fitted", "Reuse", "digest_of"]
@@ -67,9 +68,16 @@ class Reuse:
             max_bytes = max(_STORE_MIN_BYTES, min(share, _STORE_MAX_BYTES))
         self._loaded = loaded
         self.prefixes = PrefixStore(max_bytes * 3 // 4)
-        self.looks = Looks(loaded, max_bytes // 4)
-        self._is_able = loaded.family.reuse == "features"
+        is_across = loaded.family.reuse == "across"
+        self.looks = (CrossLooks if is_across else Looks)(loaded, max_bytes // 4)
+        self._is_able = loaded.family.reuse != "none"
         self._proved: set[bool] = set()  # for prompts with one picture, and with several
+
+    def emptied(self) -> Reuse:
+        """Another one for the same model, with nothing in it, that need not prove again what this one has."""
+        other = Reuse(self._loaded)
+        other._is_able, other._proved = self._is_able, self._proved
+        return other
 
     @property
     def is_able(self) -> bool:
@@ -125,16 +133,10 @@ class Reuse:
             fitted.cache, fitted.n_reused = self.prefixes.take(fitted.keys, prepared.picture_spans)
             inputs["past_key_values"] = fitted.cache
         try:
-            new = [
-                self.looks.features(digest)
-                for digest, (start, _) in zip(digests, prepared.picture_spans, strict=True)
-                if start >= fitted.n_reused
-            ]
+            inputs |= self.looks.inputs(digests, prepared.picture_spans, fitted.n_reused, inputs)
         except BaseException:  # a stop while a picture was looked at: the cache is whole, so keep it
             self.keep(fitted, ())
             raise
-        if new:
-            inputs["mm_encoder_outputs"] = {"image": as_encoder_output(new)}
         self.looks.tidy()
         return fitted
 

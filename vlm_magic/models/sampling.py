@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import GenerationConfig
@@ -104,15 +105,21 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
+_LAYERS: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+
+
+def _layers_of(model: Any) -> list[Any]:
+    """The layers of all stacks; looked for once, as walking a model's modules takes milliseconds."""
+    if model not in _LAYERS:
+        stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+        _LAYERS[model] = [layer for stack in stacks for layer in stack]
+    return _LAYERS[model]
+
+
 @contextmanager
 def hooks_on_layers(model: Any, hook: Callable[..., None]) -> Iterator[Callable[[], None]]:
     """Call ``hook`` before every layer of every stack (language model and vision tower alike)."""
-    handles = [
-        layer.register_forward_pre_hook(hook)
-        for module in model.modules()
-        if isinstance(module, torch.nn.ModuleList)
-        for layer in module
-    ]
+    handles = [layer.register_forward_pre_hook(hook) for layer in _layers_of(model)]
 
     def remove() -> None:
         for handle in handles:
