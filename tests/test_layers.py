@@ -48,7 +48,7 @@ MAY_USE: dict[str, set[str]] = {
     "requests": {"inputs", "models"},
     "urllib3": {"inputs"},
     "matplotlib": {"starter"},
-    "pandas": set(),
+    "pandas": {"tasks"},
 }
 
 

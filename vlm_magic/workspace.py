@@ -21,6 +21,7 @@ from vlm_magic.session import Session
 
 if TYPE_CHECKING:
     from vlm_magic.models.engine import LocalEngine
+    from vlm_magic.models.guests import Lending
     from vlm_magic.models.options import LoadOptions
 
 __all__ = ["MAIN", "Workspace", "current"]
@@ -129,6 +130,13 @@ class Workspace:
         engine = self.load()
         assert engine.loaded is not None
         return f"No model was loaded, so this is the starter: {describe(engine.loaded)}"
+
+    def lending(self) -> Lending:
+        """Hands out models for a while, those that are loaded and others; use it as a context."""
+        from vlm_magic.models.guests import Lending
+
+        with self._lock:
+            return Lending(dict(self.engines), dict(self._loaded_with), self._default)
 
     @property
     def default_engine(self) -> str | None:

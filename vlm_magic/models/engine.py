@@ -38,7 +38,7 @@ from vlm_magic.messages import (
 from vlm_magic.models import families, memory
 from vlm_magic.models.batch import BatchRun
 from vlm_magic.models.generation import Generation, Stopped, WorkQueue
-from vlm_magic.models.loading import Loaded
+from vlm_magic.models.loading import Loaded, LoadOptions, load_model
 from vlm_magic.models.reuse import Reuse
 from vlm_magic.models.run import Run
 from vlm_magic.models.sampling import hooks_on_layers
@@ -70,6 +70,8 @@ class LocalEngine:
         self._name = loaded.name
         self._queue = WorkQueue(loaded.name)
         self._told_scope = False
+        self._away: tuple[str, LoadOptions] | None = None
+        self._as_loaded = _states_of(loaded.model)
 
     @property
     def name(self) -> str:
@@ -238,6 +240,63 @@ class LocalEngine:
             picture_grids=tile_grids(loaded, prepared, turns),
         )
 
+    @contextmanager
+    def from_nothing(self) -> Iterator[None]:
+        """Answers within compute everything anew, for fair times; what was kept is there again afterwards."""
+        own = self.reuse
+
+        def use(reuse: Reuse) -> None:
+            self.reuse = reuse
+
+        self._between_answers(lambda: use(own.emptied()))
+        try:
+            yield
+        finally:
+            self._between_answers(lambda: use(own))
+
+    def put_away(self) -> int:
+        """Give the memory back for a while, after what runs and waits; the number of bytes that were freed.
+
+        Until `bring_back` it answers with an error. Not for weights that were changed in place: they are
+        read again from where they came from (see `is_as_loaded`).
+        """
+        freed = [0]
+
+        def release() -> None:
+            loaded, self.loaded = self._resident(), None
+            self._away = (loaded.name, loaded.options)
+            self.reuse.clear()
+            freed[0] = memory.release(loaded)
+
+        self._between_answers(release)
+        return freed[0]
+
+    def bring_back(self) -> None:
+        """Load again what was put away; nothing where nothing was.
+
+        Raises:
+            ModelError: it does not load any more.
+        """
+        if self._away is None or self.loaded is not None:
+            return
+        loaded = load_model(*self._away)
+        self.loaded, self.reuse, self._away = loaded, Reuse(loaded), None
+        self._as_loaded = _states_of(loaded.model)
+
+    @property
+    def is_as_loaded(self) -> bool:
+        """Whether the weights are those of the checkpoint: not trained, replaced or added to since."""
+        return self.loaded is not None and _states_of(self.loaded.model) == self._as_loaded
+
+    def _between_answers(self, change: Callable[[], None]) -> None:
+        """Do something in the worker, when no answer is under way."""
+
+        def work(generation: Generation) -> Reply:
+            change()
+            return Reply("")
+
+        self._queue.submit(work).wait()
+
     def close(self) -> int:
         """Unload: stop what runs, give the memory back; the number of bytes that were freed."""
         if self.loaded is None:
@@ -317,6 +376,15 @@ class LocalEngine:
             n_tokens=n_tokens,
             context_tokens=limit,
         )
+
+
+def _states_of(model: Any) -> list[tuple[str, int, int]]:
+    """Name, place and number of changes of every weight that could be trained."""
+    return [
+        (name, weight.data_ptr(), weight._version)
+        for name, weight in model.named_parameters()
+        if type(weight) is torch.nn.Parameter and weight.is_floating_point()
+    ]
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import os
 import sys
 import traceback
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ __all__ = [
     "release",
     "size_words",
     "to_device",
+    "watched_peak",
 ]
 
 _ALLOCATOR_WORDS = (
@@ -307,6 +308,43 @@ def _chain(error: BaseException) -> list[BaseException]:
         links.append(current)
         current = current.__cause__ or current.__context__
     return links
+
+
+@contextmanager
+def watched_peak(device: str) -> Iterator[Callable[[], int | None]]:
+    """Gives a function: the most bytes taken on a device since the block began, beyond those before.
+
+    On a GPU it is torch's own count; on a Linux CPU the process's, all threads included, in whole pages of
+    the system; elsewhere None.
+    """
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        yield lambda: max(0, int(torch.cuda.max_memory_allocated(device)) - held)
+        return
+    give_back(device)
+    can_see = device == "cpu" and _forget_peak()
+    held = resident_bytes()
+    yield lambda: max(0, _peak_bytes() - held) if can_see else None
+
+
+def _forget_peak() -> bool:
+    """Let the system count this process's peak anew; whether it can. See proc(5), clear_refs and VmHWM."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    except OSError:
+        return False
+    return _peak_bytes() > 0
+
+
+def _peak_bytes() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def resident_bytes() -> int:

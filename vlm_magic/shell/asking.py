@@ -17,6 +17,7 @@ from vlm_magic.messages import Part, Text
 from vlm_magic.outputs.bill import bill_bundle
 from vlm_magic.outputs.views import AnswerView, choose_view
 from vlm_magic.session import Answer
+from vlm_magic.shell import comparing
 from vlm_magic.shell.chat import CellPanel, ChatDesk
 from vlm_magic.shell.showing import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
@@ -35,6 +36,7 @@ class Call:
     raw: bool = False
     no_panel: bool = False
     dry_run: bool = False
+    compare: Mapping[str, tuple[str, ...]] | None = None
 
     @classmethod
     def split(cls, values: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
@@ -63,6 +65,9 @@ def ask(
             parse_prompt(text, first_line=first_line), shell.user_ns, options=pictures or PictureOptions()
         )
     )
+    if call.compare is not None:
+        comparing.compare(shell, workspace, call, parts, settings, save_thumbnails=save_thumbnails)
+        return
     remark = workspace.ensure_engine()
     if remark:
         print(remark)

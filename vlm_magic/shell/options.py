@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vlm_magic.errors import OptionError, near_names
 
-__all__ = ["LIST", "MAGICS", "Magic", "Option", "help_text", "parse_line", "split_list"]
+__all__ = ["LIST", "MAGICS", "Magic", "Option", "help_text", "parse_line", "split_list", "typed_value"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,28 @@ LIST = re.compile(rf"\s*((?:{_QUOTED}|[^\s\"'])+)")
 """The form of `a,b,"c d"`: items between commas without spaces, quoted ones with what they like."""
 
 
+_AXIS = rf"[A-Za-z][\w-]*=(?:{_QUOTED}|[^\s\"'])*"
+AXES = re.compile(rf"\s*({_AXIS}(?:\s+{_AXIS})*)")
+"""The form of `models=a,b temperature=0,0.7`: words with lists, up to the first word that is none."""
+
+
+def split_axes(text: str) -> dict[str, tuple[str, ...]]:
+    """The lists of `AXES` by their names, as they stand.
+
+    Raises:
+        ValueError: a name that is there twice, a value that is missing.
+    """
+    axes: dict[str, tuple[str, ...]] = {}
+    for found in re.finditer(_AXIS, text):
+        name, _, values = found[0].partition("=")
+        if name in axes:
+            raise ValueError(f"{name} is there twice")
+        axes[name] = split_list(values)
+        if not all(axes[name]):
+            raise ValueError(f"{name} lacks a value")
+    return axes
+
+
 def split_list(text: str) -> tuple[str, ...]:
     """The items of a list such as `a,b,"c d, e"`, without their quotes and the spaces around them."""
     items, at = [], 0
@@ -113,10 +135,18 @@ ASK_OPTIONS = (
         ("--time-limit",), "Stop after this many seconds with what there is.", "S", _seconds, "time_limit_s"
     ),
     Option(("--stop",), "End the answer before this text.", "TEXT", lambda text: (text,)),
+    Option(("--bad-words",), "Words that the answer must not contain.", "A,B,…", split_list, takes=LIST),
     Option(("--repetition-penalty",), "Above 1 discourages tokens that are there already.", "P", float),
     Option(("--continuation",), "Continue the text as it stands, without the chat template."),
     Option(("--special-tokens",), "Let the text name the model's control tokens on purpose."),
     Option(("--raw",), "Take the text as it stands: no {variables}, no pictures in it."),
+    Option(
+        ("--compare",),
+        "Answers under a grid of settings, side by side: models=a,b quantize=none,4bit temperature=0,0.7.",
+        "AXIS=A,B …",
+        split_axes,
+        takes=AXES,
+    ),
     Option(("--no-panel",), "Stream plain text instead of the panel."),
     Option(("--dry-run",), "Show what the model would be given, and generate nothing."),
 )
@@ -252,7 +282,7 @@ def parse_line(line: str, options: Sequence[Option]) -> tuple[dict[str, object],
             raise OptionError(
                 f"{flag} needs a value", have=option.help, hint=f"{flag} {option.metavar}", option=flag
             )
-        values[option.dest] = _convert(option, flag, value[1] if option.takes else _unquote(value[1]))
+        values[option.dest] = typed_value(option, flag, value[1] if option.takes else _unquote(value[1]))
         at = value.end()
     return values, line[at:].strip()
 
@@ -282,7 +312,12 @@ def _refuse_misspelt(flag: str, by_flag: dict[str, Option]) -> None:
         raise OptionError(f"no option {flag}", have=", ".join(near), hint=by_flag[near[0]].usage, option=flag)
 
 
-def _convert(option: Option, flag: str, text: str) -> object:
+def typed_value(option: Option, flag: str, text: str) -> object:
+    """What an option makes of a text.
+
+    Raises:
+        OptionError: nothing, and why.
+    """
     try:
         return option.convert(text)
     except OptionError:
