@@ -15,6 +15,7 @@ PUBLIC = [
     "Text",
     "Turn",
     "VLMError",
+    "compare",
     "engine",
     "load",
     "load_ipython_extension",
@@ -38,7 +39,7 @@ def test_nothing_else_is_there_without_an_underscore() -> None:
     """Rooms that were imported and helpers of typing aside, a name that shows is a public one."""
     import types
 
-    helpers = {"Any", "Path", "Sequence", "TYPE_CHECKING", "annotations"}
+    helpers = {"Any", "Callable", "Path", "Sequence", "TYPE_CHECKING", "annotations"}
     shown = {
         name
         for name, value in vars(vlm_magic).items()

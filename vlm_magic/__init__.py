@@ -17,7 +17,7 @@ Importing this package imports neither torch nor transformers; loading a model d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vlm_magic.models.engine import LocalEngine
+    from vlm_magic.tasks.compare import Comparison
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "Text",
     "Turn",
     "VLMError",
+    "compare",
     "engine",
     "load",
     "load_ipython_extension",
@@ -82,6 +84,47 @@ def engine(name: str | None = None) -> Engine:
     from vlm_magic.workspace import current
 
     return current().engine(name)
+
+
+def compare(
+    *parts: object,
+    examples: object = None,
+    on_change: Callable[[Comparison], None] | None = None,
+    **values: Any,
+) -> Comparison:
+    """Answer one prompt under a grid of settings, outside every conversation.
+
+        grid = vlm_magic.compare("What is in ", picture, "?", model=["starter", "folder"], beams=[1, 2])
+        grid.to_frame()
+
+    What is resident before is resident afterwards; other models are loaded while they answer.
+
+    Args:
+        *parts: the prompt, as for `Session.ask`.
+        examples: few-shot examples for ``n_examples`` (see `vlm_magic.tasks.examples.example_turns`).
+        on_change: called with the comparison whenever there is news.
+        **values: a list is an axis of the grid (``model``, ``quantize``, ``temperature``, ``n_examples``, …;
+            see `vlm_magic.tasks.compare.AXES`), anything else holds for all answers.
+
+    Returns:
+        The `Comparison`: iterate it for its rows; an answer that failed has its error in its row.
+
+    Raises:
+        PromptError, PictureError: the prompt cannot be read.
+        OptionError: an axis or a setting that does not exist or fit.
+    """
+    from vlm_magic.session import to_parts
+    from vlm_magic.tasks.compare import Comparison, run
+    from vlm_magic.tasks.examples import example_turns
+    from vlm_magic.workspace import current
+
+    settings = {n: v for n, v in values.items() if n in Settings.names() and not isinstance(v, list)}
+    axes = {n: v if isinstance(v, list) else [v] for n, v in values.items() if n not in settings}
+    question = to_parts(parts)
+    turns = () if examples is None else example_turns(examples, prompt=question)
+    comparison = Comparison(question, axes, Settings().updated(settings), turns)
+    with current().lending() as lender:
+        return run(comparison, lender, on_change)
 
 
 def session(name: str | None = None) -> Session:

@@ -253,14 +253,14 @@ def _cell_html(grid: _Grid, n: int) -> str:
             if cell.error
             else f'<p class="vlm-idle">{escape(cell.waiting)}</p>'
         )
-        return f'<td data-where="{where}">{inside}</td>'
+        return f'<td title="{where}">{inside}</td>'
     marks = [mark for mark in (grid.remark(n), ending(cell.reply)) if mark]
     badges = "".join(f'<small class="vlm-mark">{escape(mark)}</small> ' for mark in marks)
     figures = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(worth)}</td></tr>" for name, worth in _figures(cell)
     )
     return (
-        f'<td data-where="{where}"><div class="vlm-cell"><div class="vlm-said">{_said_html(grid, n)}</div>'
+        f'<td title="{where}"><div class="vlm-cell"><div class="vlm-said">{_said_html(grid, n)}</div>'
         f'<div class="vlm-below">{f"<p>{badges}</p>" if badges else ""}'
         f'<table class="vlm-figures"><tbody>{figures}</tbody></table></div></div></td>'
     )
