@@ -49,6 +49,8 @@ MAY_USE: dict[str, set[str]] = {
     "urllib3": {"inputs"},
     "matplotlib": {"starter"},
     "pandas": {"tasks"},
+    "llguidance": {"models"},
+    "pydantic": {"tasks"},
 }
 
 
@@ -183,6 +185,7 @@ def test_every_other_library_is_a_declared_dependency() -> None:
         "accelerate": {"psutil"},
         "ipython": {"traitlets"},
         "ipywidgets": {"comm"},
+        "pydantic": {"typing_extensions"},
         "requests": {"urllib3"},
     }
     for holder, brought in brought_along.items():

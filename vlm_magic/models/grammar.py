@@ -158,7 +158,7 @@ def _compile(loaded: Loaded, grammar: str) -> LLMatcher:
     tokenizer = _tokenizer(loaded)
     matcher = llguidance.LLMatcher(tokenizer, _in_their_words(grammar), log_level=0)
     error = matcher.get_error()
-    if not error and not any(matcher.compute_bitmask()):
+    if not error and (not any(matcher.compute_bitmask()) or matcher.is_error()):
         error = "no text fits it"
     if error:
         raise OptionError(

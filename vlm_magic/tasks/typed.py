@@ -124,13 +124,13 @@ def constraint_for(engine: Engine, type_: object) -> Constraint:
 
     Args:
         engine: who answers.
-        type_: see `vlm_magic.tasks.schemas.schema_of`.
+        type_: see `vlm_magic.tasks.schemas.schema_of`; or what that made of it.
 
     Raises:
         OptionError: it is no type of an answer, or nothing satisfies it.
         ModelKindError: the model's tokenizer cannot be held to a form.
     """
-    constraint = Constraint(schema_of(type_), engine)
+    constraint = Constraint(type_ if isinstance(type_, Schema) else schema_of(type_), engine)
     loaded = _loaded(engine)
     if loaded is not None:
         from vlm_magic.models.grammar import check_grammar
