@@ -167,7 +167,7 @@ def test_the_panel_of_a_cell_stops_its_answer_and_opens_the_whole_conversation(p
 
     panel.engine.seconds_per_token = 0.01
     panel.engine.enqueue("word " * 500)
-    cell = CellPanel(make_desk)
+    cell = CellPanel(panel.workspace, panel.session, make_desk)
     answer = panel.session.start(["one"])
     cell.serve(answer, SimpleNamespace(panel=widget))  # type: ignore[arg-type]
     cell.act({"kind": "stop", "exchange": answer.exchange.id})

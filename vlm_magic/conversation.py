@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from vlm_magic.errors import ConversationError
-from vlm_magic.messages import Exchange, Part, Reply, Settings, Turn
+from vlm_magic.messages import Exchange, Part, Picture, Reply, Settings, Text, Turn
 
 __all__ = ["CellKey", "Conversation"]
 
@@ -31,12 +32,15 @@ class Conversation:
     Attributes:
         lock: guards every change; cells and panels share one conversation.
         listeners: called without arguments after every change, by the thread that made it.
+        is_settled: cleared, thinned out or restored by a person: nobody is asked again whether the turns
+            of a saved notebook shall come back.
     """
 
     def __init__(self, name: str = "main") -> None:
         self.name = name
         self.lock = threading.RLock()
         self.listeners: list[Callable[[], object]] = []
+        self.is_settled = False
         self._exchanges: list[Exchange] = []
         self._ids = itertools.count(1)
 
@@ -76,7 +80,12 @@ class Conversation:
         return key is not None and any(exchange.key == key for exchange in self.exchanges)
 
     def draft(
-        self, parts: tuple[Part, ...], settings: Settings, key: CellKey | None = None, replaces: str = ""
+        self,
+        parts: tuple[Part, ...],
+        settings: Settings,
+        key: CellKey | None = None,
+        replaces: str = "",
+        examples: tuple[Turn, ...] = (),
     ) -> Exchange:
         """A new exchange that is not part of the conversation yet; its id is new on every run.
 
@@ -86,20 +95,22 @@ class Conversation:
         with self.lock:
             if replaces:
                 key = self.find(replaces).key
-            return Exchange(f"{self.name}-{next(self._ids)}", parts, settings, key=key, replaces=replaces)
+            name = f"{self.name}-{next(self._ids)}"
+            return Exchange(name, parts, settings, key=key, replaces=replaces, examples=examples)
 
     def turns_for(self, exchange: Exchange, *, fresh: bool = False) -> tuple[Turn, ...]:
         """What the model is shown for this exchange: the answered turns before its place, and itself.
 
         A question whose answer was stopped before its first word is left out with it: templates
-        want the roles to alternate. Hidden turns are left out as well. ``fresh`` shows the question
-        alone, as the first of a new start.
+        want the roles to alternate. Hidden turns are left out as well. For a picture that a restored
+        turn has lost, words stand in. ``fresh`` shows the question alone, as the first of a new start.
+        The question's own examples come first, so that all questions with the same ones begin alike.
         """
         with self.lock:
             position = 0 if fresh else self._position(exchange)
             before = self._exchanges[: len(self._exchanges) if position is None else position]
-        shown = [turn for earlier in before if _is_shown(earlier) for turn in earlier.turns]
-        return (*shown, Turn("user", exchange.parts))
+        shown = [_without_lost(turn) for earlier in before if _is_shown(earlier) for turn in earlier.turns]
+        return (*exchange.examples, *shown, Turn("user", exchange.parts))
 
     def commit(self, exchange: Exchange, reply: Reply, *, fresh: bool = False) -> Exchange:
         """Put the answered exchange at its place: over the cell's earlier one, or at the end.
@@ -109,7 +120,8 @@ class Conversation:
         """
         with self.lock:
             position = self._position(exchange)
-            done = replace(exchange, reply=reply, is_stale=False)
+            done = replace(exchange, reply=reply, is_stale=False, answered_at=time.time())
+            done.place = self._next_place() if position is None else self._exchanges[position].place
             if position is not None:
                 done.alternatives = _alternatives(self._exchanges[position], done)
             if fresh:
@@ -164,6 +176,7 @@ class Conversation:
             ConversationError: no such exchange.
         """
         self.find(exchange_id)
+        self.is_settled = True
         self.drop_where(lambda exchange: exchange.id == exchange_id)
 
     def drop_where(self, condition: Callable[[Exchange], bool]) -> int:
@@ -194,8 +207,45 @@ class Conversation:
         with self.lock:
             n = len(self._exchanges)
             self._exchanges = []
+            self.is_settled = True
         self._tell()
         return n
+
+    def missing(self, earlier: Iterable[Exchange]) -> list[Exchange]:
+        """Those turns of an earlier kernel that `restore` would bring back: their cells have none here."""
+        return [exchange for exchange in earlier if not self.has(exchange.key)]
+
+    def restore(self, earlier: Iterable[Exchange]) -> int:
+        """Bring back the turns of an earlier kernel, in their order, before those that are here.
+
+        A turn whose cell has run again since keeps its new answer and takes its earlier place. Turns that
+        were answered without seeing what now stands before them are stale. Returns how many came back.
+        """
+        with self.lock:
+            here = list(self._exchanges)
+            merged: list[Exchange] = []
+            n, is_other = 0, False  # turns that came back; whether one of the earlier turns has changed
+            for exchange in earlier:
+                newer = next((e for e in here if e.key is not None and e.key == exchange.key), None)
+                if newer is None:
+                    new_id = f"{self.name}-{next(self._ids)}"
+                    merged.append(replace(exchange, id=new_id, is_stale=exchange.is_stale or is_other))
+                    n += 1
+                    continue
+                here.remove(newer)
+                newer.place, newer.is_stale = exchange.place, newer.is_stale or n > 0
+                newer.alternatives = _alternatives(exchange, newer) + newer.alternatives
+                merged.append(newer)
+                is_other = True
+            for place, exchange in enumerate(here, start=max((e.place for e in merged), default=0) + 1):
+                exchange.place, exchange.is_stale = place, exchange.is_stale or n > 0
+            self._exchanges = [*merged, *here]
+            self.is_settled = True
+        self._tell()
+        return n
+
+    def _next_place(self) -> int:
+        return max((exchange.place for exchange in self._exchanges), default=0) + 1
 
     def _position(self, draft: Exchange) -> int | None:
         """The place that a draft takes over: that of the turn it replaces, or of its cell's call."""
@@ -213,6 +263,19 @@ class Conversation:
     def _mark_stale_from(self, position: int) -> None:
         for exchange in self._exchanges[position:]:
             exchange.is_stale = True
+
+
+def _without_lost(turn: Turn) -> Turn:
+    """The turn with words in the place of pictures that are no longer there."""
+    if not any(picture.is_lost for picture in turn.pictures):
+        return turn
+    parts = (
+        Text(f"[picture {part.name}: no longer available]")
+        if isinstance(part, Picture) and part.is_lost
+        else part
+        for part in turn.parts
+    )
+    return replace(turn, parts=tuple(parts))
 
 
 def _is_shown(exchange: Exchange) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_magic.conversation import CellKey, Conversation
-from vlm_magic.errors import PictureTypeError, PromptError
+from vlm_magic.errors import OptionError, PictureNotFoundError, PictureTypeError, PromptError
 from vlm_magic.inputs import pictures
 from vlm_magic.messages import (
     Bill,
@@ -117,6 +117,7 @@ class Session:
         key: CellKey | None = None,
         fresh: bool = False,
         engine: Engine | None = None,
+        examples: Sequence[Turn] = (),
         **settings: Any,
     ) -> tuple[Bill, tuple[Picture, ...]]:
         """What the model would be given for this question, its cost, and all pictures of the prompt.
@@ -124,18 +125,23 @@ class Session:
         Generates nothing. Arguments are those of `start`; the pictures are in the order of the
         bill's ``picture_tokens``, those of earlier turns first.
         """
-        exchange = self.draft(to_parts(parts), self.settings.updated(settings), key)
+        exchange = self.draft(to_parts(parts), self.settings.updated(settings), key, examples=examples)
         turns = self.conversation.turns_for(exchange, fresh=fresh)
         pictures = tuple(picture for turn in turns for picture in turn.pictures)
         return self._engine(engine).bill(turns, exchange.settings), pictures
 
     def draft(
-        self, parts: Sequence[Part], settings: Settings, key: CellKey | None = None, replaces: str = ""
+        self,
+        parts: Sequence[Part],
+        settings: Settings,
+        key: CellKey | None = None,
+        replaces: str = "",
+        examples: Sequence[Turn] = (),
     ) -> Exchange:
         """The question as an exchange that is not part of the conversation yet."""
         if not any(isinstance(part, Picture) or part.text.strip() for part in parts):
             raise PromptError("an empty prompt", hint="a question, a picture, or both")
-        return self.conversation.draft(tuple(parts), settings, key, replaces)
+        return self.conversation.draft(tuple(parts), settings, key, replaces, tuple(examples))
 
     def start(
         self,
@@ -147,6 +153,7 @@ class Session:
         engine: Engine | None = None,
         on_commit: Callable[[Exchange], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        examples: Sequence[Turn] = (),
         **settings: Any,
     ) -> Answer:
         """Queue a question and return its handle at once.
@@ -159,10 +166,21 @@ class Session:
             engine: who answers this question, if not the session's own.
             on_commit: called by the worker when the answer, partial or whole, is in the conversation.
             on_progress: called by the worker with what the answer waits for.
+            examples: few-shot examples to show the model before everything else, from
+                `vlm_magic.tasks.examples.example_turns`.
             **settings: for this question only.
+
+        Raises:
+            OptionError: choices for an engine that cannot compare replies.
         """
         answering = self._engine(engine)
-        exchange = self.draft(to_parts(parts), self.settings.updated(settings), key, replaces)
+        exchange = self.draft(to_parts(parts), self.settings.updated(settings), key, replaces, examples)
+        if exchange.settings.choices and not hasattr(answering, "score"):
+            raise OptionError(
+                f"{answering.name} cannot tell how likely a reply is",
+                have="it answers in its own words",
+                hint="a model loaded here: %vlm_load",
+            )
         answer = Answer(exchange)
 
         def commit(reply: Reply) -> None:
@@ -188,7 +206,8 @@ class Session:
         """
         exchange = self.conversation.find(exchange_id)
         own = {name: getattr(exchange.settings, name) for name in Settings.names()}
-        return self.start(exchange.parts, replaces=exchange_id, **{**own, **options})
+        asked = {"examples": exchange.examples, **own, **options}
+        return self.start(exchange.parts, replaces=exchange_id, **asked)
 
     def refresh(self) -> int:
         """Ask every stale turn again, in order; returns how many there were."""
@@ -231,6 +250,13 @@ def _to_parts_of_one(value: object, n: int) -> Sequence[Part]:
         return (Text(value),) if value else ()
     if isinstance(value, Text):
         return (value,)
+    if isinstance(value, Picture) and value.is_lost:
+        raise PictureNotFoundError(
+            f"picture {value.name!r} of this turn is no longer on this machine",
+            have="the words of the turn; full pictures are kept in a bounded store",
+            hint="run its cell again, or ask anew with the picture",
+            name=value.name,
+        )
     if isinstance(value, (Picture, Path)):
         return (pictures.to_picture(value),)
     found = None if isinstance(value, Mapping) else pictures.try_pictures(value, f"picture {n}")

@@ -9,14 +9,19 @@ and end.
 from __future__ import annotations
 
 import itertools
+import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_magic.conversation import CellKey, Conversation
 from vlm_magic.errors import ConversationError, ModelNotFoundError, near_names
-from vlm_magic.messages import Engine, Exchange
+from vlm_magic.inputs.kept import PictureStore
+from vlm_magic.messages import Engine, Exchange, Part, Picture
+from vlm_magic.outputs.saved import SavedNotebook, read_notebook
 from vlm_magic.session import Session
 
 if TYPE_CHECKING:
@@ -24,9 +29,38 @@ if TYPE_CHECKING:
     from vlm_magic.models.guests import Lending
     from vlm_magic.models.options import LoadOptions
 
-__all__ = ["MAIN", "Workspace", "current"]
+__all__ = ["MAIN", "Restored", "Workspace", "current"]
 
 MAIN = "main"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What `Workspace.restore` brought back.
+
+    Attributes:
+        notebook: the file that it came from.
+        n_turns: turns that came back, by conversation.
+        n_pictures: pictures in them.
+        lost: names of those whose pixels are no longer on this machine.
+    """
+
+    notebook: SavedNotebook
+    n_turns: dict[str, int]
+    n_pictures: int = 0
+    lost: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        saved_at = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.notebook.saved_at))
+        turns = ", ".join(f"{_turns(n)} of conversation {name!r}" for name, n in self.n_turns.items() if n)
+        lines = [f"restored from {self.notebook.path.name}, saved {saved_at}: {turns or 'nothing new'}"]
+        if self.lost:
+            names = ", ".join(self.lost[:5]) + ("…" if len(self.lost) > 5 else "")
+            lines.append(
+                f"{len(self.lost)} of {self.n_pictures} pictures no longer on this machine: {names}; "
+                "their turns are shown to the model in words"
+            )
+        return "\n".join(lines)
 
 
 class Workspace:
@@ -35,9 +69,11 @@ class Workspace:
     Attributes:
         engines: by name, in the order of loading; the newest is the default.
         sessions: by name of their conversation.
+        pictures: where full pictures of conversations are kept on disk; at first nothing is.
     """
 
     def __init__(self) -> None:
+        self.pictures = PictureStore(limit_bytes=0)
         self.engines: dict[str, Engine] = {}
         self.sessions: dict[str, Session] = {}
         self._loaded_with: dict[str, tuple[str, LoadOptions]] = {}
@@ -174,8 +210,15 @@ class Workspace:
         with self._lock:
             if key not in self.sessions:
                 engine = self.engines[self._default] if self._default else None
-                self.sessions[key] = Session(engine, Conversation(key))
+                self.sessions[key] = Session(engine, self._new_conversation(key))
             return self.sessions[key]
+
+    def _new_conversation(self, name: str) -> Conversation:
+        conversation = Conversation(name)
+        conversation.listeners.append(
+            lambda: self.pictures.keep(picture for turn in conversation for picture in turn.pictures)
+        )
+        return conversation
 
     def session_for(self, key: CellKey | None, name: str | None = None, new: bool = False) -> Session:
         """Which conversation a call belongs to.
@@ -232,6 +275,63 @@ class Workspace:
             )
         return self.session(name)
 
+    # Conversations of an earlier kernel
+
+    def restore(self, notebook: str | Path | SavedNotebook, name: str | None = None) -> Restored:
+        """Bring conversations back from a saved notebook, to go on with them; see `Conversation.restore`.
+
+        Args:
+            notebook: the file, or what `read_notebook` made of it.
+            name: only the conversation of this name; None is all of them.
+
+        Raises:
+            ConversationError: no such file, or nothing of a conversation in it.
+        """
+        saved = notebook if isinstance(notebook, SavedNotebook) else read_notebook(Path(notebook))
+        found = {n: turns for n, turns in saved.conversations.items() if name in (None, n)}
+        if not found:
+            what = "a conversation" if name is None else f"conversation {name!r}"
+            raise ConversationError(
+                f"nothing of {what} in {saved.path.name}",
+                have=", ".join(saved.conversations) or "outputs without turns; was the notebook saved?",
+                hint="save the notebook before the kernel is restarted",
+                path=saved.path,
+            )
+        n_turns: dict[str, int] = {}
+        pictures: list[Picture] = []
+        for each, turns in found.items():
+            conversation = self.session(each).conversation
+            missing = conversation.missing(turns)
+            for turn in missing:
+                turn.parts = tuple(self._with_pixels(turn.parts, saved.picture_keys))
+                pictures += turn.pictures
+            n_turns[each] = conversation.restore(turns)
+        self._take_up(found)
+        lost = tuple(picture.name or "picture" for picture in pictures if picture.is_lost)
+        return Restored(saved, n_turns, len(pictures), lost)
+
+    def _with_pixels(self, parts: Iterable[Part], keys: Iterable[str]) -> Iterable[Part]:
+        """The parts, with the pictures that this machine has kept."""
+        for part in parts:
+            if isinstance(part, Picture):
+                found = (self.pictures.find(key, part.digest) for key in (self.pictures.key, *keys))
+                image = next((image for image in found if image is not None), None)
+                yield replace(part, image=image)
+            else:
+                yield part
+
+    def _take_up(self, found: dict[str, list[Exchange]]) -> None:
+        """Cells without -c belong to the restored conversations again, new ones to the one used last."""
+        unnamed = {name: turns for name, turns in found.items() if re.fullmatch(rf"{MAIN}( \d+)?", name)}
+        with self._lock:
+            for name, turns in unnamed.items():
+                if name not in self._unnamed:
+                    self._unnamed.append(name)
+                if name != MAIN and turns[0].key is not None:
+                    self._started_by.setdefault(turns[0].key, name)
+            if unnamed:
+                self._current = max(unnamed, key=lambda name: max(e.answered_at for e in unnamed[name]))
+
     # Cells
 
     def begin_cell(self, cell_id: str | None) -> None:
@@ -258,6 +358,10 @@ class Workspace:
     def peek_key(self) -> CellKey | None:
         """The key that the next call would have, without counting it."""
         return None if self._cell is None else (self._cell, self._n_calls)
+
+
+def _turns(n: int) -> str:
+    return f"{n} turn{'s' * (n != 1)}"
 
 
 _current = Workspace()

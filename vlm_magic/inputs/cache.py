@@ -21,7 +21,7 @@ from pathlib import Path
 
 from vlm_magic.inputs.limits import FetchLimits
 
-__all__ = ["cached_bytes", "forget_downloads", "keep", "lifetime_s"]
+__all__ = ["cached_bytes", "forget_downloads", "keep", "lifetime_s", "write_aside"]
 
 _DEFAULT_S = 24 * 3600.0  # when the server does not say
 _LONGEST_S = 7 * 24 * 3600.0  # whatever the server says
@@ -95,16 +95,19 @@ def keep(url: str, data: bytes, seconds: float, limits: FetchLimits) -> None:
     try:
         for folder in (address.parent, pictures):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write(pictures / digest, data)
+        write_aside(pictures / digest, data)
         entry = {"digest": digest, "until": time.time() + seconds}
-        _write(address, json.dumps(entry).encode("utf-8"))
+        write_aside(address, json.dumps(entry).encode("utf-8"))
         _make_room(pictures, address.parent, limits.cache_bytes)
     except OSError:
         return
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write aside and rename: another kernel sees the old file or the new one, never half of it."""
+def write_aside(path: Path, data: bytes) -> None:
+    """Write aside and rename: another kernel sees the old file or the new one, never half of it.
+
+    The file can be read by its owner alone.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
     try:
         with os.fdopen(handle, "wb") as file:

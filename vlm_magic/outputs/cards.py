@@ -53,7 +53,7 @@ def picture_label(picture: Picture) -> str:
     if len(name) > _MAX_NAME_CHARS:
         name = f"{name[:38]}…{name[-20:]}"
     if picture.image is None:
-        return name
+        return f"{name}, no longer on this machine" if picture.is_lost else name
     width, height = picture.size_px
     return f"{name}, {width}×{height} px"
 
@@ -131,7 +131,7 @@ def ending(reply: Reply) -> str:
 
 def proof_items(reply: Reply) -> list[str]:
     """The figures of an answer, most interesting first, each in a few words."""
-    items = [_count(reply.n_new_tokens, "token")]
+    items = [f"{len(reply.choices)} choices" if reply.choices else _count(reply.n_new_tokens, "token")]
     if reply.total_s:
         items.append(f"{reply.total_s:.1f} s")
     if reply.tokens_per_s:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["ALL_ACTIONS", "ChatView"]
 
 ALL_ACTIONS = (
-    "stop", "send", "regenerate", "edit", "delete", "hide", "choose", "refresh", "clear", "settings",
+    "stop", "send", "regenerate", "edit", "delete", "hide", "choose", "refresh", "restore", "clear",
+    "settings",
 )  # fmt: skip
 
 
@@ -41,6 +42,7 @@ class ChatView:
         actions: the kinds that it handles.
         completer: gives the names of variables that begin with a prefix.
         settings: what the settings form shows at first.
+        pictures_key: where the full pictures are kept, for the record of the saved output; "" for nowhere.
         panel: a panel that is on a page already, such as that of a cell: it becomes this chat.
     """
 
@@ -55,9 +57,11 @@ class ChatView:
         actions: Sequence[str] = ALL_ACTIONS,
         completer: Callable[[str], Iterable[str]] | None = None,
         settings: dict[str, Any] | None = None,
+        pictures_key: str = "",
         panel: ChatPanel | None = None,
     ) -> None:
         self.name, self.title = name, f"Conversation {name}"
+        self._pictures_key = pictures_key
         self.panel: ChatPanel | None = None
         self._model = model
         self._saved = thumbnail if save_thumbnails else None
@@ -83,14 +87,14 @@ class ChatView:
             if surroundings() == "terminal":
                 print(self._bundle(shown)["text/plain"])
             else:
-                display(self._bundle(shown), raw=True, metadata=metadata_for(shown, self.name))
+                display(self._bundle(shown), raw=True, metadata=self._metadata(shown))
             return
         self.panel.set_conversation(shown, model=self._model)
         if self._is_on_page:
             return
         self._is_on_page = True
         display(self.panel.view_bundle(), raw=True)
-        metadata = metadata_for(shown, self.name)
+        metadata = self._metadata(shown)
         self._transcript = display(self._bundle(shown), raw=True, metadata=metadata, display_id=True)
 
     def update(self, exchanges: Iterable[Exchange]) -> None:
@@ -104,7 +108,7 @@ class ChatView:
         """Bring the transcript up to date; answers under way are not in it yet."""
         if self._transcript is not None:
             shown = list(exchanges)
-            self._transcript.update(self._bundle(shown), raw=True, metadata=metadata_for(shown, self.name))
+            self._transcript.update(self._bundle(shown), raw=True, metadata=self._metadata(shown))
 
     def begin(self, exchange: Exchange) -> None:
         """A new question, or an old one asked again."""
@@ -130,6 +134,19 @@ class ChatView:
         """Its answer failed; nobody else will say so, since no cell runs."""
         if self.panel is not None:
             self.panel.fail(exchange.id, message)
+
+    def remark(self, text: str) -> None:
+        """Tell the person something that is no error."""
+        if self.panel is not None:
+            self.panel.notify(text, is_error=False)
+
+    def offer(self, text: str) -> None:
+        """Offer to bring something back; "" takes the offer away."""
+        if self.panel is not None:
+            self.panel.offer = text
+
+    def _metadata(self, exchanges: list[Exchange]) -> dict[str, Any]:
+        return metadata_for(exchanges, self.name, pictures=self._pictures_key, is_whole=True)
 
     def _bundle(self, exchanges: list[Exchange]) -> dict[str, str]:
         answered = [exchange for exchange in exchanges if exchange.reply is not None]

@@ -61,6 +61,7 @@ class ChatPanel(anywidget.AnyWidget):
         abilities: kinds of action that the caller handles; the page offers no others.
         blocking: whether a running cell waits for the answer, so that an interrupt ends it.
         settings: values that the settings form shows: temperature, max_tokens, system.
+        offer: what can be brought back, in words; "" for nothing. The action is "restore".
         completer: gives the names of variables that begin with a prefix, for ``{na…`` in the box.
         alive: set when a page shows this panel.
     """
@@ -73,7 +74,9 @@ class ChatPanel(anywidget.AnyWidget):
     title = traitlets.Unicode("").tag(sync=True)
     stop_by = traitlets.Unicode("message").tag(sync=True)
     blocking = traitlets.Bool(False).tag(sync=True)
-    turns = traitlets.List().tag(sync=True)  # filled in by get_state; never assigned
+    offer = traitlets.Unicode("").tag(sync=True)
+    turns = traitlets.List().tag(sync=True)  # these two are filled in by get_state; never assigned
+    notice = traitlets.Dict().tag(sync=True)
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class ChatPanel(anywidget.AnyWidget):
         self._turns: dict[str, dict[str, Any]] = {}
         self._pictures: dict[str, tuple[Picture, ...]] = {}
         self._streams: dict[str, AnswerStream] = {}
+        self._notice: dict[str, Any] = {}
         self._thumbnail = thumbnail
         self._callbacks: list[Callable[[Action], object]] = []
         self.completer: Callable[[str], Iterable[str]] | None = None
@@ -114,6 +118,8 @@ class ChatPanel(anywidget.AnyWidget):
         state: dict[str, Any] = super().get_state(key, drop_defaults)
         if "turns" in state:
             state["turns"] = self.snapshot()
+        if "notice" in state:
+            state["notice"] = self._notice
         return state
 
     def snapshot(self) -> list[dict[str, Any]]:
@@ -206,6 +212,7 @@ class ChatPanel(anywidget.AnyWidget):
         - send: ``parts``, words as typed (``{name}`` not looked up yet) and pictures of raw bytes, in order.
         - edit: ``parts``, words to be taken literally and the question's own pictures, in order.
         - regenerate, refresh (a stale turn, as it was asked), delete, open (the whole conversation).
+        - restore: what was offered. Nothing else.
         - hide: ``hidden``. choose: ``alternative``, an index into the exchange's alternatives.
         - settings: ``values``. clear: nothing else.
 
@@ -218,9 +225,10 @@ class ChatPanel(anywidget.AnyWidget):
         self._callbacks.append(callback)
         self.abilities = sorted({*self.abilities, *kinds})
 
-    def notify(self, text: str) -> None:
-        """Show a line above the input box; "" takes it away."""
-        self.send({"type": "notice", "text": clean_text(text)})
+    def notify(self, text: str, *, is_error: bool = True) -> None:
+        """Show a remark above the input box, or below a cell's turn; "" takes it away."""
+        self._notice = {"text": clean_text(text), "is_error": is_error}
+        self.send({"type": "notice", **self._notice})
 
     # What the page tells the panel
 
@@ -254,6 +262,7 @@ class ChatPanel(anywidget.AnyWidget):
         kind, exchange_id = str(content.get("kind")), str(content.get("id", ""))
         if kind not in self.abilities:
             return
+        self._notice = {}  # it was about what the person did before
         action: Action = {"kind": kind}
         if exchange_id:
             action["exchange"] = exchange_id
@@ -270,14 +279,11 @@ class ChatPanel(anywidget.AnyWidget):
         try:
             self._act(action)
         except Exception as error:
-            text = clean_text(f"{type(error).__name__}: {error}")
-            self.send(
-                {
-                    "type": "refused" if kind == "send" else "notice",
-                    "draft": content.get("draft"),
-                    "text": text,
-                }
-            )
+            text = f"{type(error).__name__}: {error}"
+            if kind == "send":
+                self.send({"type": "refused", "draft": content.get("draft"), "text": clean_text(text)})
+            else:
+                self.notify(text)
 
     def _act(self, action: Action) -> None:
         for callback in list(self._callbacks):

@@ -3,32 +3,67 @@
 A record is plain JSON: words, names and digests of pictures, the answer with its figures. Pixels
 are not in it; whoever restores looks them up by their digest. A notebook may come from anybody, so
 reading believes nothing: a record of another shape is left out, sizes are bounded.
-Pure functions. Neighbours: `views` and `chat` write records, the shell reads them.
+
+Records of one turn may stand in several outputs, of different age: the newest counts. An output
+that shows a whole conversation says what belonged to it at that time; older turns that it does not
+show were deleted.
+Pure functions but for `read_notebook`. Neighbours: `views` and `chat` write records, the workspace
+reads them.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
-from vlm_magic.errors import OptionError
-from vlm_magic.messages import Exchange, Part, Picture, Reply, Settings, Text
+from vlm_magic.errors import ConversationError, OptionError
+from vlm_magic.messages import Choice, Exchange, Part, Picture, Reply, Settings, Text, Turn
 
-__all__ = ["METADATA_KEY", "exchanges_in", "from_record", "metadata_for", "to_record"]
+__all__ = [
+    "METADATA_KEY",
+    "SavedNotebook",
+    "exchanges_in",
+    "from_record",
+    "metadata_for",
+    "read_notebook",
+    "to_record",
+]
 
 METADATA_KEY = "vlm_magic"
 _VERSION = 1
 _MAX_CHARS = 1_000_000  # of one text; no question or answer is longer
+_MAX_ALTERNATIVES = 3  # that a record keeps, the latest ones
+_MAX_FILE_BYTES = 500_000_000
 _ENDINGS = ("stop", "length", "interrupted", "time")
 _COUNTS = ("n_prompt_tokens", "n_picture_tokens", "n_reused_tokens", "n_new_tokens")
-_SECONDS = ("ttft_s", "tokens_per_s", "total_s")
+_TIMES = ("ttft_s", "tokens_per_s", "total_s")
+_CHOICE = ("text", "probability", "log_probability", "n_tokens", "score")  # a choice's row in a record
+_MAX_ROWS = 10_000  # of choices or examples
 
 
-def metadata_for(exchanges: Iterable[Exchange], conversation: str) -> dict[str, Any]:
-    """The metadata of an output that shows these exchanges."""
+def metadata_for(
+    exchanges: Iterable[Exchange], conversation: str, *, pictures: str = "", is_whole: bool = False
+) -> dict[str, Any]:
+    """The metadata of an output that shows these exchanges.
+
+    Args:
+        exchanges: what it shows; those without an answer are left out.
+        conversation: the name of their conversation.
+        pictures: the key under which their full pictures are kept on this machine; "" for nowhere.
+        is_whole: whether they are all that the conversation has now.
+    """
     records = [to_record(exchange) for exchange in exchanges if exchange.reply is not None]
-    return {METADATA_KEY: {"version": _VERSION, "conversation": conversation, "exchanges": records}}
+    kept: dict[str, Any] = {"version": _VERSION, "conversation": conversation, "exchanges": records}
+    if pictures:
+        kept["pictures"] = pictures
+    if is_whole:
+        kept["whole_at"] = time.time()
+    return {METADATA_KEY: kept}
 
 
 def to_record(exchange: Exchange) -> dict[str, Any]:
@@ -47,8 +82,17 @@ def to_record(exchange: Exchange) -> dict[str, Any]:
         "is_stale": exchange.is_stale,
         "is_hidden": exchange.is_hidden,
     }
+    if exchange.examples:
+        record["examples"] = [
+            {"role": turn.role, "parts": [_part_record(part) for part in turn.parts]}
+            for turn in exchange.examples
+        ]
+    if exchange.place:
+        record |= {"place": exchange.place, "answered_at": exchange.answered_at}
     if exchange.reply is not None:
         record["reply"] = _reply_record(exchange.reply)
+    if exchange.alternatives:
+        record["alternatives"] = [_reply_record(r) for r in exchange.alternatives[-_MAX_ALTERNATIVES:]]
     return record
 
 
@@ -59,32 +103,130 @@ def _part_record(part: Part) -> dict[str, Any]:
 
 
 def _reply_record(reply: Reply) -> dict[str, Any]:
-    names = ("text", "finish_reason", "model", *_COUNTS, *_SECONDS)
-    return {**{name: getattr(reply, name) for name in names}, "notes": list(reply.notes)}
+    names = ("text", "finish_reason", "model", *_COUNTS, *_TIMES)
+    record = {**{name: getattr(reply, name) for name in names}, "notes": list(reply.notes)}
+    if reply.choices:
+        record["choices"] = [[getattr(c, name) for name in _CHOICE] for c in reply.choices]
+    return record
+
+
+@dataclass(frozen=True)
+class SavedNotebook:
+    """The conversations of a notebook file, as its outputs keep them.
+
+    Attributes:
+        path: the file.
+        saved_at: when it was written, in seconds since 1970.
+        conversations: the exchanges by the name of their conversation, in its order; pictures come
+            without pixels, with their digests.
+        picture_keys: under which the full pictures are kept, where the outputs say.
+    """
+
+    path: Path
+    saved_at: float
+    conversations: dict[str, list[Exchange]] = field(default_factory=dict)
+    picture_keys: tuple[str, ...] = ()
+
+
+def read_notebook(path: Path) -> SavedNotebook:
+    """The conversations of a notebook file.
+
+    Raises:
+        ConversationError: no such file, or it is no notebook.
+    """
+    try:
+        found = path.stat()
+        if found.st_size > _MAX_FILE_BYTES:
+            raise ConversationError(
+                f"{path.name} is too large to look for turns in it",
+                have=f"{found.st_size / 1e6:,.0f} MB; {_MAX_FILE_BYTES / 1e6:,.0f} are read",
+            )
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConversationError(
+            f"no notebook {path.name!r}",
+            have=f"{error.strerror or error} in {path.parent}",
+            hint="%vlm_history --restore FILE.ipynb",
+            path=path,
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConversationError(
+            f"{path.name} is no notebook that can be read", have=str(error), path=path
+        ) from error
+    notebook = _mapping(notebook)
+    conversations: dict[str, list[Exchange]] = {}
+    for name, exchange in exchanges_in(notebook):
+        conversations.setdefault(name, []).append(exchange)
+    keys = {str(kept.get("pictures", ""))[:100] for kept in _kept_by_outputs(notebook)}
+    return SavedNotebook(path, found.st_mtime, conversations, tuple(sorted(keys - {""})))
 
 
 def exchanges_in(notebook: Mapping[str, Any]) -> Iterator[tuple[str, Exchange]]:
-    """All exchanges that the outputs of a notebook keep, in its order, with their conversation's name.
+    """All exchanges that the outputs of a notebook keep, by conversation and in its order.
 
-    A later record of the same exchange takes the place of an earlier one; what is no proper record
-    is left out. Pictures come without pixels, with their digests.
+    Of several records of one turn the newest counts; what is no proper record is left out. A turn
+    that was answered before one ahead of it is stale. Pictures come without pixels, with their
+    digests.
 
     Args:
         notebook: a notebook of format 4, as `json.load` gives it.
+
+    Yields:
+        The name of the conversation and the exchange.
     """
-    found: dict[tuple[str, str], Exchange] = {}
+    shown: dict[str, list[_Shown]] = {}
+    for kept in _kept_by_outputs(notebook):
+        name = kept.get("conversation")
+        if isinstance(name, str):
+            found = [from_record(record) for record in _list(kept.get("exchanges"))]
+            known = [exchange for exchange in found if exchange is not None]
+            shown.setdefault(name[:200], []).append(_Shown(known, _seconds(kept.get("whole_at"))))
+    for name, outputs in shown.items():
+        for exchange in _merged(outputs):
+            yield name, exchange
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What one output shows of a conversation; ``whole_at`` is 0.0 where it does not show all of it."""
+
+    exchanges: list[Exchange]
+    whole_at: float
+
+
+def _kept_by_outputs(notebook: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for cell in _list(notebook.get("cells")):
         for output in _list(_mapping(cell).get("outputs")):
             kept = _mapping(_mapping(_mapping(output).get("metadata")).get(METADATA_KEY))
-            if kept.get("version") != _VERSION:
-                continue
-            name = kept.get("conversation")
-            for record in _list(kept.get("exchanges")):
-                exchange = from_record(record)
-                if exchange is not None and isinstance(name, str):
-                    found[name[:200], exchange.id] = exchange
-    for (name, _), exchange in found.items():
-        yield name, exchange
+            if kept.get("version") == _VERSION:
+                yield kept
+
+
+def _merged(outputs: list[_Shown]) -> list[Exchange]:
+    """The turns of one conversation: the newest record of each, in their places, without deleted ones."""
+    latest = max(outputs, key=lambda shown: shown.whole_at)
+    members = {_identity(exchange) for exchange in latest.exchanges}
+    turns: dict[object, Exchange] = {}
+    # Of equally old records that of a whole conversation counts: it alone knows what was hidden or chosen.
+    for shown in sorted(outputs, key=lambda shown: shown.whole_at):
+        for exchange in shown.exchanges:
+            is_older = 0 < exchange.answered_at <= latest.whole_at
+            was_deleted = is_older and _identity(exchange) not in members
+            other = turns.get(exchange.key or _identity(exchange))
+            if not was_deleted and (other is None or other.answered_at <= exchange.answered_at):
+                turns[exchange.key or _identity(exchange)] = exchange
+    # Where places are the same, the order is that of the notebook.
+    order = {id(e): n for n, e in enumerate(e for shown in outputs for e in shown.exchanges)}
+    merged = sorted(turns.values(), key=lambda exchange: (exchange.place, order[id(exchange)]))
+    newest = 0.0
+    for exchange in merged:
+        exchange.is_stale = exchange.is_stale or 0 < exchange.answered_at < newest
+        newest = max(newest, exchange.answered_at)
+    return merged
+
+
+def _identity(exchange: Exchange) -> tuple[str, float]:
+    return exchange.id, exchange.answered_at
 
 
 def from_record(record: object) -> Exchange | None:
@@ -103,7 +245,53 @@ def from_record(record: object) -> Exchange | None:
         _key(kept.get("key")),
         is_stale=kept.get("is_stale") is True,
         is_hidden=kept.get("is_hidden") is True,
+        alternatives=_replies(kept.get("alternatives")),
+        place=kept["place"] if type(kept.get("place")) is int else 0,
+        answered_at=_seconds(kept.get("answered_at")),
+        examples=_examples(kept.get("examples")),
     )
+
+
+def _examples(records: object) -> tuple[Turn, ...]:
+    """The examples of a record; none where one of them is no turn."""
+    found = []
+    for record in _list(records)[:_MAX_ROWS]:
+        kept = _mapping(record)
+        parts = [_part(part) for part in _list(kept.get("parts"))]
+        role, known = kept.get("role"), tuple(part for part in parts if part is not None)
+        if role not in ("user", "assistant") or not parts or len(known) < len(parts):
+            return ()
+        found.append(Turn(role, known))
+    return tuple(found)
+
+
+def _choices(records: object) -> tuple[Choice, ...]:
+    """The choices of a record; none where one of them is of another shape."""
+    found = []
+    for record in _list(records)[:_MAX_ROWS]:
+        match record:
+            case [
+                str() as text,
+                int() | float() as share,
+                int() | float() as log,
+                int() as n,
+                int() | float() as score,
+            ]:
+                if not (0 <= share <= 1 and math.isfinite(log) and math.isfinite(score)):
+                    return ()
+                found.append(Choice(text[:_MAX_CHARS], float(share), float(log), n, float(score)))
+            case _:
+                return ()
+    return tuple(found)
+
+
+def _replies(records: object) -> list[Reply]:
+    found = [_reply(_mapping(record)) for record in _list(records)[:_MAX_ALTERNATIVES]]
+    return [reply for reply in found if reply is not None]
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and 0 < value < 1e12 else 0.0
 
 
 def _part(record: object) -> Part | None:
@@ -127,10 +315,11 @@ def _reply(kept: Mapping[str, Any]) -> Reply | None:
         return None
     counts: dict[str, Any] = {name: kept[name] for name in _COUNTS if type(kept.get(name)) is int}
     seconds: dict[str, Any] = {
-        name: float(kept[name]) for name in _SECONDS if type(kept.get(name)) in (int, float)
+        name: float(kept[name]) for name in _TIMES if type(kept.get(name)) in (int, float)
     }
     notes = tuple(note[:500] for note in _list(kept.get("notes")) if isinstance(note, str))
-    return Reply(text, reason, model=model[:200], notes=notes, **counts, **seconds)
+    choices = _choices(kept.get("choices"))
+    return Reply(text, reason, model=model[:200], notes=notes, choices=choices, **counts, **seconds)
 
 
 def _settings(kept: Mapping[str, Any]) -> Settings:

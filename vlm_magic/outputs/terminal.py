@@ -10,6 +10,7 @@ from typing import TextIO
 
 from vlm_magic.messages import Chunk, Exchange, Progress
 from vlm_magic.outputs.cards import badges, picture_label, proof_items, waiting_text
+from vlm_magic.outputs.choices import choices_plain
 from vlm_magic.outputs.parsing import clean_text
 
 __all__ = ["TerminalView"]
@@ -61,6 +62,8 @@ class TerminalView:
         self._end_progress()
         self._end_line()
         if exchange.reply is not None:
+            if exchange.reply.choices:
+                self._out.write(f"{choices_plain(exchange.reply.choices)}\n")
             self._line(f"[{' · '.join([*proof_items(exchange.reply), *badges(exchange)])}]")
             for note in exchange.reply.notes:
                 self._line(f"[{clean_text(note)}]")

@@ -23,6 +23,7 @@ from vlm_magic.outputs.cards import (
     question_text,
     speaker,
 )
+from vlm_magic.outputs.choices import choices_html, choices_markdown, choices_plain
 from vlm_magic.outputs.markdown import clean_text, plain_html, to_html, to_safe_markdown
 
 __all__ = [
@@ -147,12 +148,12 @@ def _exchange_html(exchange: Exchange, thumbnail: Thumbnailer | None, model: str
 
 
 def proof_html(reply: Reply) -> str:
-    """The line of figures under an answer, and the remarks under it."""
+    """What stands under an answer: the choices that it was chosen among, its figures, and remarks."""
     figures = '<span class="vlm-dot"> · </span>'.join(
         f'<span class="vlm-figure">{escape(item)}</span>' for item in proof_items(reply)
     )
     notes = "".join(f'<p class="vlm-note"><small>{escape(clean_text(n))}</small></p>' for n in reply.notes)
-    return f'<p class="vlm-proof"><small>{figures}</small></p>{notes}'
+    return f'{choices_html(reply.choices)}<p class="vlm-proof"><small>{figures}</small></p>{notes}'
 
 
 def _markdown(exchanges: Iterable[Exchange], title: str, model: str) -> str:
@@ -167,6 +168,7 @@ def _markdown(exchanges: Iterable[Exchange], title: str, model: str) -> str:
             f"**{_literal(speaker(exchange.reply, model))}**{marks}",
             to_safe_markdown(exchange.reply.text),
         ]
+        blocks.append(choices_markdown(exchange.reply.choices))
         blocks.append(f"*{_literal(' · '.join(proof_items(exchange.reply)))}*")
         blocks += [f"*{_literal(note)}*" for note in exchange.reply.notes]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -189,6 +191,8 @@ def _plain(exchanges: Iterable[Exchange], title: str, model: str) -> str:
             continue
         reply = exchange.reply
         lines.append(f"{speaker(reply, model)}: {clean_text(reply.text)}")
+        if reply.choices:
+            lines.append(choices_plain(reply.choices))
         figures = " · ".join([*proof_items(reply), *badges(exchange)])
         lines.append(f"[{figures}]")
         lines += [f"[{clean_text(note)}]" for note in reply.notes]

@@ -54,6 +54,7 @@ class PlainView:
         thumbnail: makes the data URI of a picture; None keeps pictures out of the file.
         model: name of the model where the reply does not say.
         conversation: name of the conversation, for the record that the saved output keeps.
+        pictures_key: where its full pictures are kept, for the record; "" for nowhere.
         live: whether somebody is looking: words are then shown as they come, in the output that
             the transcript takes over at the end.
     """
@@ -64,11 +65,13 @@ class PlainView:
         thumbnail: Thumbnailer | None = None,
         model: str = "",
         conversation: str = "main",
+        pictures_key: str = "",
         live: bool = False,
     ) -> None:
         self._thumbnail = thumbnail
         self._model = model
         self._conversation = conversation
+        self._pictures_key = pictures_key
         self._live = live
         self._handle: Any = None
         self._exchange: Exchange | None = None
@@ -93,7 +96,8 @@ class PlainView:
     def finish(self, exchange: Exchange) -> None:
         """Publish the transcript, once."""
         bundle = exchange_bundle(exchange, thumbnail=self._thumbnail, model=self._model)
-        self._publish(bundle, metadata_for([exchange], self._conversation))
+        metadata = metadata_for([exchange], self._conversation, pictures=self._pictures_key)
+        self._publish(bundle, metadata)
 
     def fail(self) -> None:
         """Leave the question; the error stands below it."""
@@ -136,6 +140,7 @@ class PanelView:
         save_thumbnails: whether the transcript carries pictures too.
         model: name of the model where the reply does not say.
         conversation: name of the conversation, for the record that the saved output keeps.
+        pictures_key: where its full pictures are kept, for the record; "" for nowhere.
         on_action: called with what the person does in the panel; see `ChatPanel.on_action`.
         actions: the kinds that it handles.
         blocking: whether the cell waits for the answer.
@@ -148,6 +153,7 @@ class PanelView:
         save_thumbnails: bool = True,
         model: str = "",
         conversation: str = "main",
+        pictures_key: str = "",
         on_action: Callable[[Action], object] | None = None,
         actions: Sequence[str] = ("stop",),
         blocking: bool = True,
@@ -157,7 +163,10 @@ class PanelView:
         self._on_action = on_action
         self._actions = actions
         self._plain = PlainView(
-            thumbnail=thumbnail if save_thumbnails else None, model=model, conversation=conversation
+            thumbnail=thumbnail if save_thumbnails else None,
+            model=model,
+            conversation=conversation,
+            pictures_key=pictures_key,
         )
         self._model = model
         self._blocking = blocking
@@ -207,12 +216,14 @@ class PanelView:
         """Settle the panel, then publish the transcript as the cell's second output."""
         if self.panel is not None:
             self.panel.finish(self._id, exchange, model=self._model)
+            self.panel.blocking = False  # what is asked in it from now on blocks no cell
         self._plain.finish(exchange)
 
     def fail(self) -> None:
         """Mark the panel; the error stands below it."""
         if self.panel is not None:
             self.panel.fail(self._id)
+            self.panel.blocking = False
 
 
 def choose_view(
@@ -222,6 +233,7 @@ def choose_view(
     save_thumbnails: bool = True,
     model: str = "",
     conversation: str = "main",
+    pictures_key: str = "",
     on_action: Callable[[Action], object] | None = None,
     actions: Sequence[str] = ("stop",),
     blocking: bool = True,
@@ -236,16 +248,20 @@ def choose_view(
     where = surroundings()
     if where == "terminal":
         return TerminalView(out or sys.stdout)
-    saved = thumbnail if save_thumbnails else None
-    if where == "program":
-        return PlainView(thumbnail=saved, model=model, conversation=conversation)
-    if not use_panel:
-        return PlainView(thumbnail=saved, model=model, conversation=conversation, live=True)
+    if where == "program" or not use_panel:
+        return PlainView(
+            thumbnail=thumbnail if save_thumbnails else None,
+            model=model,
+            conversation=conversation,
+            pictures_key=pictures_key,
+            live=where == "person",
+        )
     return PanelView(
         thumbnail=thumbnail,
         save_thumbnails=save_thumbnails,
         model=model,
         conversation=conversation,
+        pictures_key=pictures_key,
         on_action=on_action,
         actions=actions,
         blocking=blocking,

@@ -17,7 +17,7 @@ from vlm_magic.messages import Part, Text
 from vlm_magic.outputs.bill import bill_bundle
 from vlm_magic.outputs.views import AnswerView, choose_view
 from vlm_magic.session import Answer
-from vlm_magic.shell import comparing
+from vlm_magic.shell import comparing, mapping, typed
 from vlm_magic.shell.chat import CellPanel, ChatDesk
 from vlm_magic.shell.showing import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
@@ -36,6 +36,10 @@ class Call:
     raw: bool = False
     no_panel: bool = False
     dry_run: bool = False
+    type: str | None = None
+    map: str | None = None
+    journal: str | None = None
+    batch_size: int | None = None
     compare: Mapping[str, tuple[str, ...]] | None = None
 
     @classmethod
@@ -58,6 +62,15 @@ def ask(
 ) -> None:
     """Ask the model and show the answer; ``-o`` puts its text into the notebook."""
     call, settings = Call.split(values)
+    schema = typed.find_schema(call.type, shell.user_ns, settings)
+    if call.map is not None:
+        how: dict[str, Any] = {
+            "first_line": first_line,
+            "pictures": pictures,
+            "save_thumbnails": save_thumbnails,
+        }
+        mapping.map_cell(shell, workspace, call, text, settings, **how)
+        return
     parts: list[Part] = (
         [Text(text)]
         if call.raw
@@ -72,6 +85,7 @@ def ask(
     if remark:
         print(remark)
     engine = workspace.engine(call.model)
+    constraint = typed.hold(engine, schema)
     if call.dry_run:
         key = workspace.peek_key()
         session = workspace.session_for(key, call.conversation)
@@ -80,13 +94,18 @@ def ask(
         return
     key = workspace.next_key()
     session = workspace.session_for(key, call.conversation, call.new)
-    panel = CellPanel(lambda shown: ChatDesk(shell, workspace, session, pictures=pictures, panel=shown))
+    panel = CellPanel(
+        workspace,
+        session,
+        lambda shown: ChatDesk(shell, workspace, session, pictures=pictures, panel=shown),
+    )
     view = choose_view(
         use_panel=not call.no_panel,
         thumbnail=thumbnail_data_uri,
         save_thumbnails=save_thumbnails,
         model=engine.name,
         conversation=session.conversation.name,
+        pictures_key=workspace.pictures.shown_key,
         on_action=panel.act,
         actions=CellPanel.actions,
     )
@@ -101,7 +120,9 @@ def ask(
     )
     panel.serve(answer, view)
     show(answer, view)
-    if call.out:
+    if constraint is not None:
+        typed.take(shell, constraint, answer.exchange.reply, call.out)
+    elif call.out:
         reply = answer.exchange.reply
         shell.user_ns[call.out] = "" if reply is None else reply.text
 

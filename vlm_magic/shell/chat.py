@@ -2,7 +2,7 @@
 
 Cells and panels share the conversation. What is typed in a panel is asked in the background, in the
 order in which it was sent; names in it are looked up without calls; a stop ends the answer it was
-meant for and no other.
+meant for and no other. Opened in a restarted kernel, the panel brings the saved notebook's turns back.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vlm_magic.errors import VLMError
+from vlm_magic.conversation import CellKey
+from vlm_magic.errors import ConversationError, VLMError
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
-from vlm_magic.messages import Exchange, Part, Picture, Progress, Settings
+from vlm_magic.messages import Engine, Exchange, Part, Picture, Progress, Settings
 from vlm_magic.outputs.chat import ChatView
+from vlm_magic.outputs.saved import SavedNotebook, read_notebook
 from vlm_magic.outputs.views import AnswerView
 from vlm_magic.session import Answer, Session, to_parts
 from vlm_magic.shell.completion import picture_names_first
+from vlm_magic.shell.notebook import notebook_path
 from vlm_magic.workspace import Workspace
 
 __all__ = ["CellPanel", "ChatDesk"]
@@ -55,12 +58,14 @@ class ChatDesk:
         self._pictures = pictures or PictureOptions()
         self._under_way: dict[str, Answer] = {}
         self._lock = threading.RLock()
+        self._saved: SavedNotebook | None = None  # what is offered to be brought back
         self._actions: dict[str, Callable[[dict[str, Any]], object]] = {
             "stop": self._stop,
             "send": self._send,
             "edit": lambda action: self._ask(action["parts"], replaces=action["exchange"]),
-            "regenerate": lambda action: self._again(action["exchange"]),
+            "regenerate": lambda action: self._again(action["exchange"], **self._chosen()),
             "refresh": lambda action: self._again(action["exchange"]),
+            "restore": lambda action: self._restore(),
             "delete": lambda action: session.conversation.remove(action["exchange"]),
             "hide": lambda action: session.conversation.hide(action["exchange"], action["hidden"]),
             "choose": lambda action: session.conversation.choose(action["exchange"], action["alternative"]),
@@ -76,14 +81,48 @@ class ChatDesk:
             actions=tuple(self._actions),
             completer=lambda begun: picture_names_first(shell.user_ns, begun),
             settings={name: getattr(session.settings, name) for name in _FORM},
+            pictures_key=workspace.pictures.shown_key,
             panel=panel,
         )
 
     def open(self) -> None:
         """Show the conversation in the running cell's output and follow it from then on."""
-        self.view.show(self._session.conversation.exchanges)
+        conversation = self._session.conversation
         if self.view.panel is not None:
-            self._session.conversation.listeners.append(self._redraw)
+            self._look_into_notebook()
+        self.view.show(conversation.exchanges)
+        if self.view.panel is not None:
+            conversation.listeners.append(self._redraw)
+
+    def _look_into_notebook(self) -> None:
+        """Bring back the turns of the saved notebook, or offer to where there are newer ones already."""
+        conversation = self._session.conversation
+        path = notebook_path(self._shell)
+        if conversation.is_settled or path is None:
+            return
+        try:
+            self._saved = read_notebook(path)
+        except ConversationError:
+            return  # not saved yet, or renamed: nobody asked for it, so nobody is told
+        missing = conversation.missing(self._saved.conversations.get(conversation.name, ()))
+        if missing and not len(conversation):
+            self._restore()
+        elif missing:
+            turns = "1 turn" if len(missing) == 1 else f"{len(missing)} turns"
+            self.view.offer(f"{turns} of the saved notebook can be brought back.")
+
+    def _restore(self) -> None:
+        """Bring back what was offered, and say what came and what is lost."""
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            restored = self._workspace.restore(saved, self._session.conversation.name)
+            self.view.offer("")
+            self.view.remark(str(restored))
+
+    def close(self) -> None:
+        """Follow the conversation no longer."""
+        if self._redraw in self._session.conversation.listeners:
+            self._session.conversation.listeners.remove(self._redraw)
 
     def _act(self, action: dict[str, Any]) -> None:
         """What the person did; an error is shown in the panel, and a message that failed is given back."""
@@ -100,25 +139,33 @@ class ChatDesk:
         self._ask(parts)
 
     def _ask(self, parts: Sequence[Part], replaces: str = "") -> None:
-        remark = self._workspace.ensure_engine()
-        if remark and self.view.panel is not None:
-            self.view.panel.notify(remark)
-        with self._lock:
-            self._follow(self._start(to_parts(parts), replaces))
+        asked = to_parts(parts)
+        self._start(lambda **options: self._session.start(asked, replaces=replaces, **options))
 
-    def _start(self, parts: Sequence[Part], replaces: str) -> Answer:
+    def _again(self, exchange_id: str, **settings: Any) -> None:
+        """Ask a turn again as it was asked, by the model that answered it while that is loaded."""
+        engine = _engine_of(self._workspace, self._session.conversation.find(exchange_id))
+        self._start(lambda **options: self._session.again(exchange_id, engine=engine, **settings, **options))
+
+    def _chosen(self) -> dict[str, Any]:
+        """The values of the settings form that a person has changed."""
+        default, own = Settings(), self._session.settings
+        return {name: getattr(own, name) for name in _FORM if getattr(own, name) != getattr(default, name)}
+
+    def _start(self, start: Callable[..., Answer]) -> None:
+        """Queue an answer and show it as it comes."""
+        remark = self._workspace.ensure_engine()
+        if remark:
+            self.view.remark(remark)
         started: list[Answer] = []
 
         def progress(what: Progress) -> None:
             if started:
                 self.view.progress(started[0].exchange, what)
 
-        started.append(self._session.start(parts, replaces=replaces, on_progress=progress))
-        return started[0]
-
-    def _again(self, exchange_id: str) -> None:
-        exchange = self._session.conversation.find(exchange_id)
-        self._ask(exchange.parts, replaces=exchange_id)
+        with self._lock:
+            started.append(start(on_progress=progress))
+            self._follow(started[0])
 
     def _follow(self, answer: Answer) -> None:
         """Show the answer as it comes, in a thread of its own: the kernel stays free for cells."""
@@ -165,31 +212,131 @@ class ChatDesk:
 
 
 class CellPanel:
-    """What a person can do in the panel of one cell: stop its answer, open the whole conversation.
+    """What a person can do in the panel of one cell: stop its answer, bring it up to date, open everything.
+
+    It follows the conversation, for the cell's turn becomes stale, or gets another answer elsewhere.
+    The cell's saved output stays as the cell wrote it.
 
     Args:
+        workspace: for the model that answered.
+        session: the conversation.
         make_desk: makes the desk that serves the panel once it shows the whole conversation.
     """
 
-    actions = ("stop", "open")
+    actions = ("stop", "open", "refresh")
 
-    def __init__(self, make_desk: Callable[[Any], ChatDesk]) -> None:
+    def __init__(self, workspace: Workspace, session: Session, make_desk: Callable[[Any], ChatDesk]) -> None:
+        self._workspace = workspace
+        self._session = session
         self._make_desk = make_desk
         self._answer: Answer | None = None
         self._view: AnswerView | None = None
         self._desk: ChatDesk | None = None
+        self._shown: tuple[object, ...] = ()
+        self._lock = threading.RLock()
 
     def serve(self, answer: Answer, view: AnswerView) -> None:
-        """Say which answer the panel shows."""
+        """Say which answer the panel shows; that of an earlier run of the same call closes."""
         self._answer = answer
         self._view = view
+        key = answer.exchange.key
+        if key is not None:
+            earlier, _panels[key] = _panels.get(key), self
+            if earlier is not None:
+                earlier.close()
+        self._session.conversation.listeners.append(self._follow)
+
+    def close(self) -> None:
+        """The cell has run again and its output is gone: follow no longer, let the panel's memory go."""
+        listeners = self._session.conversation.listeners
+        if self._follow in listeners:
+            listeners.remove(self._follow)
+        if self._desk is not None:
+            self._desk.close()
+        if self._panel is not None:
+            self._panel.close()
+
+    @property
+    def _panel(self) -> Any:
+        """The live panel; None where the answer is shown without one, or not yet."""
+        return getattr(self._view, "panel", None)
 
     def act(self, action: dict[str, Any]) -> None:
         """Called by the panel, from any thread; once the conversation is open, its desk acts."""
         if self._desk is not None or self._answer is None:
             return
-        if action["kind"] == "stop":
+        if action["kind"] == "stop" and action["exchange"] == self._answer.exchange.id:
             self._answer.stop()
-        elif action["kind"] == "open" and getattr(self._view, "panel", None) is not None:
-            self._desk = self._make_desk(self._view.panel)  # type: ignore[union-attr]
+        elif action["kind"] == "refresh":
+            self._refresh()
+        elif action["kind"] == "open" and self._panel is not None:
+            self._desk = self._make_desk(self._panel)
             self._desk.open()
+
+    def _follow(self) -> None:
+        """The conversation has changed: show the cell's turn as it is now."""
+        turn = self._turn()
+        with self._lock:
+            if self._desk is not None or self._panel is None or turn is None or self._is_waiting():
+                return
+            shows = (turn.id, turn.reply, turn.is_stale, turn.is_hidden, len(turn.alternatives))
+            if shows != self._shown:
+                self._shown = shows
+                self._panel.set_conversation([turn])
+
+    def _is_waiting(self) -> bool:
+        """Whether the panel shows an answer that is still under way."""
+        assert self._answer is not None
+        return self._answer.exchange.reply is None
+
+    def _turn(self) -> Exchange | None:
+        """The cell's turn, which another panel may have asked again; None where it was deleted."""
+        assert self._answer is not None
+        mine = self._answer.exchange
+        for turn in self._session.conversation.exchanges:
+            if turn.id in (mine.id, mine.replaces) or (mine.key is not None and turn.key == mine.key):
+                return turn
+        return None
+
+    def _refresh(self) -> None:
+        """Ask the turn again in the background: its stored parts, nothing evaluated, no variable bound."""
+        turn, panel = self._turn(), self._panel
+        if turn is None or panel is None or self._is_waiting():
+            return
+        started: list[Answer] = []
+
+        def progress(what: Progress) -> None:
+            if started:
+                panel.progress(started[0].exchange.id, what)
+
+        engine = _engine_of(self._workspace, turn)
+        with self._lock:
+            answer = self._session.again(turn.id, engine=engine, on_progress=progress)
+            started.append(answer)
+            self._answer = answer
+            panel.set_conversation([answer.exchange])
+        threading.Thread(target=self._show, args=(answer, turn), name="vlm_magic cell", daemon=True).start()
+
+    def _show(self, answer: Answer, before: Exchange) -> None:
+        """Show the words as they come; after an error the answer before it stands."""
+        asked = answer.exchange
+        try:
+            for chunk in answer:
+                self._panel.push(asked.id, chunk)
+        except VLMError as error:
+            answer.exchange = before
+            self._panel.fail(asked.id)
+            self._panel.set_conversation([before])
+            self._panel.notify(f"{type(error).__name__}: {error}")
+            return
+        self._panel.finish(asked.id, answer.exchange)
+
+
+_panels: dict[CellKey, CellPanel] = {}
+"""The panel that each call of a cell has on the page now."""
+
+
+def _engine_of(workspace: Workspace, exchange: Exchange) -> Engine | None:
+    """The model that answered, while it is loaded; None is the conversation's own."""
+    name = "" if exchange.reply is None else exchange.reply.model
+    return next((engine for engine in workspace.engines.values() if engine.name == name), None)

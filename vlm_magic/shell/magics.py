@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
-from traitlets import Bool, Float, List, Unicode
+from traitlets import Bool, Float, Int, List, Unicode, observe
 
 from vlm_magic.errors import OptionError
+from vlm_magic.inputs.kept import PictureStore
 from vlm_magic.inputs.limits import FetchLimits, PictureOptions
 from vlm_magic.shell import asking, reports
 from vlm_magic.shell.cells import CellWatch
 from vlm_magic.shell.chat import ChatDesk
 from vlm_magic.shell.completion import PromptCompleter
+from vlm_magic.shell.notebook import notebook_path
 from vlm_magic.shell.options import help_text, magic, parse_line, parse_options_only
 from vlm_magic.shell.questions import allow_questions, forbid_questions
 from vlm_magic.workspace import Workspace, current
@@ -26,6 +28,12 @@ class VLMMagics(Magics):
     """Vision-language models in the notebook. Settings: ``%config VLMMagics.NAME = value``."""
 
     save_thumbnails = Bool(True, help="Keep small pictures in the saved notebook.").tag(config=True)
+    keep_pictures_mb = Int(
+        500,
+        min=0,
+        help="Megabytes of full pictures kept on this machine, for going on with a conversation after the "
+        "kernel was restarted; 0 keeps none.",
+    ).tag(config=True)
     allow_hosts = List(
         Unicode(), help="Hosts with a private or local address that a picture's URL may name."
     ).tag(config=True)
@@ -39,6 +47,10 @@ class VLMMagics(Magics):
     def __init__(self, shell: Any, workspace: Workspace) -> None:
         super().__init__(shell)
         self.workspace = workspace
+        # A terminal saves no notebook, so there is nothing to come back to.
+        limit_mb = self.keep_pictures_mb if getattr(shell, "kernel", None) is not None else 0
+        path = notebook_path(shell)
+        workspace.pictures = PictureStore(str(path) if path else "", limit_bytes=limit_mb * 1_000_000)
         self.watch = CellWatch(shell, workspace)
         self.completer = PromptCompleter(shell)
 
@@ -79,7 +91,12 @@ class VLMMagics(Magics):
 
     @line_magic
     def vlm_history(self, line: str) -> None:
-        values = parse_options_only(line, magic("%vlm_history").options, "%vlm_history")
+        values, file = parse_line(line, magic("%vlm_history").options)
+        if values.get("restore"):
+            path = Path(file).expanduser() if file else notebook_path(self.shell)
+            reports.restore(self.workspace, _name(values), path)
+        elif file:
+            raise OptionError(f"%vlm_history does not know {file!r}", hint=f"%vlm_history --restore {file}")
         reports.show_history(self.workspace, _name(values), save_thumbnails=self.save_thumbnails)
 
     @line_magic
@@ -107,6 +124,10 @@ class VLMMagics(Magics):
             save_thumbnails=self.save_thumbnails,
         )
         desk.open()
+
+    @observe("keep_pictures_mb")
+    def _keep_pictures(self, change: Any) -> None:
+        self.workspace.pictures.limit_bytes = change.new * 1_000_000
 
     def _limits(self) -> PictureOptions:
         return PictureOptions(

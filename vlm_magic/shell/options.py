@@ -68,6 +68,10 @@ _ITEM = re.compile(rf"(?:{_QUOTED}|[^,])*")
 LIST = re.compile(rf"\s*((?:{_QUOTED}|[^\s\"'])+)")
 """The form of `a,b,"c d"`: items between commas without spaces, quoted ones with what they like."""
 
+_BRACKETS = rf"\[(?:{_QUOTED}|\[(?:{_QUOTED}|\[[^\[\]]*\]|[^\[\]])*\]|[^\[\]])*\]"
+TYPE = re.compile(rf"\s*({_QUOTED}|(?:{_BRACKETS}|[^\s\"'\[])+)")
+"""The form of `Scene`, `list[int]` and `Literal["dark red", "blue"]`: brackets may hold spaces and quotes."""
+
 
 _AXIS = rf"[A-Za-z][\w-]*=(?:{_QUOTED}|[^\s\"'])*"
 AXES = re.compile(rf"\s*({_AXIS}(?:\s+{_AXIS})*)")
@@ -108,6 +112,10 @@ def _identifier(text: str) -> str:
     return text
 
 
+def _bare(text: str) -> str:
+    return _unquote(text)
+
+
 def _seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
@@ -120,6 +128,14 @@ def _yes_or_no(text: str) -> bool:
 
 ASK_OPTIONS = (
     Option(("-o", "--out"), "Put the text of the answer into this variable.", "NAME", _identifier),
+    Option(
+        ("--type",),
+        "Hold the answer to a type of the notebook (a Pydantic model, dataclass, TypedDict, Literal[…], int, "
+        "bool, JSON schema, compiled pattern …); -o gets a value of it.",
+        "TYPE",
+        _bare,
+        takes=TYPE,
+    ),
     Option(("-c", "--conversation"), "Which conversation the turn belongs to; made when new.", "NAME"),
     Option(("--new",), "Start another conversation with this cell."),
     Option(("-m", "--model"), "Which of the loaded models answers.", "NAME"),
@@ -147,6 +163,13 @@ ASK_OPTIONS = (
         split_axes,
         takes=AXES,
     ),
+    Option(
+        ("--map",),
+        "Ask about each picture of a column, list, glob or generator; {picture} is its place, {row.title} a column.",
+        "PICTURES",
+    ),
+    Option(("--journal",), "A file that the rows of a map are kept in and found again.", "FILE"),
+    Option(("--batch-size",), "Pictures of a map that are asked together.", "N", int),
     Option(("--no-panel",), "Stream plain text instead of the panel."),
     Option(("--dry-run",), "Show what the model would be given, and generate nothing."),
 )
@@ -217,8 +240,21 @@ MAGICS = (
     ),
     Magic("%vlm_status", "", "Show what is loaded, what it holds, and the conversations."),
     Magic("%vlm_unload", "[NAME]", "Unload a model and say how much memory came back."),
-    Magic("%vlm_forget", "", "Empty the stores: reused computations of the models, downloaded pictures."),
-    Magic("%vlm_history", "", "Show a conversation.", (_CONVERSATION,)),
+    Magic("%vlm_forget", "", "Empty the stores: reused computations, downloaded and kept pictures."),
+    Magic(
+        "%vlm_history",
+        "[FILE]",
+        "Show a conversation; with --restore, after bringing it back.",
+        (
+            _CONVERSATION,
+            Option(("--restore",), "Bring conversations back from the saved notebook, or from FILE."),
+        ),
+        details=(
+            "After a restart of the kernel, %vlm_history --restore brings back what the outputs of the "
+            "saved notebook hold, to go on with it. Save before you restart. Full pictures come from "
+            "this machine (%config VLMMagics.keep_pictures_mb); a turn whose picture is gone says so."
+        ),
+    ),
     Magic(
         "%vlm_export",
         "FILE",

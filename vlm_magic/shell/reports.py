@@ -11,11 +11,12 @@ from vlm_magic.errors import OptionError
 from vlm_magic.inputs.pictures import forget_pictures
 from vlm_magic.inputs.thumbnails import forget_thumbnails, thumbnail_data_uri
 from vlm_magic.outputs.export import export_conversation
+from vlm_magic.outputs.saved import metadata_for
 from vlm_magic.outputs.transcript import conversation_bundle
 from vlm_magic.shell.showing import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
 
-__all__ = ["export", "show_history", "show_load", "show_reset", "show_status", "show_unload"]
+__all__ = ["export", "restore", "show_history", "show_load", "show_reset", "show_status", "show_unload"]
 
 
 def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
@@ -109,8 +110,30 @@ def show_unload(workspace: Workspace, name: str | None) -> None:
 def show_history(workspace: Workspace, name: str | None, *, save_thumbnails: bool) -> None:
     """Show a conversation as it would be saved."""
     conversation = workspace.known_session(name).conversation
-    thumbnail = thumbnail_data_uri if save_thumbnails else None
-    show_bundle(conversation_bundle(conversation.exchanges, conversation.name, thumbnail=thumbnail))
+    exchanges = conversation.exchanges
+    show_bundle(
+        conversation_bundle(
+            exchanges, conversation.name, thumbnail=thumbnail_data_uri if save_thumbnails else None
+        ),
+        metadata_for(exchanges, conversation.name, pictures=workspace.pictures.shown_key, is_whole=True),
+    )
+
+
+def restore(workspace: Workspace, name: str | None, notebook: Path | None) -> None:
+    """Bring conversations back from a saved notebook, and say what came.
+
+    Args:
+        workspace: where to.
+        name: only this conversation; None is all of them.
+        notebook: the file; None where the surroundings do not tell it.
+    """
+    if notebook is None:
+        raise OptionError(
+            "this kernel does not know which notebook it belongs to",
+            have="the front-end did not say",
+            hint="%vlm_history --restore FILE.ipynb",
+        )
+    print(workspace.restore(notebook, name))
 
 
 def export(workspace: Workspace, name: str | None, path: Path, *, save_thumbnails: bool) -> None:
@@ -136,9 +159,10 @@ def show_forget(workspace: Workspace) -> None:
     n_bytes = sum(store.clear() for store in stores)
     forget_thumbnails()
     in_memory, on_disk = forget_pictures()
+    kept = workspace.pictures.forget()
     print(
         f"forgotten: {_size(n_bytes)} of reused computation, {_size(in_memory)} of decoded pictures, "
-        f"{_size(on_disk)} of downloads"
+        f"{_size(on_disk)} of downloads, {_size(kept)} of pictures kept for a restart"
     )
 
 

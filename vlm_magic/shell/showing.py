@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 __all__ = ["Interrupted", "show_bundle"]
 
@@ -14,12 +15,12 @@ class Interrupted(KeyboardInterrupt):
         return [f"Interrupted: {self}"]
 
 
-def show_bundle(bundle: Mapping[str, str]) -> None:
-    """Show a mimebundle in a notebook, or its plain text in a terminal."""
+def show_bundle(bundle: Mapping[str, str], metadata: Mapping[str, Any] | None = None) -> None:
+    """Show a mimebundle in a notebook, with metadata for the file, or its plain text in a terminal."""
     from IPython.core.getipython import get_ipython
     from IPython.display import display
 
     if getattr(get_ipython(), "kernel", None) is None:
         print(bundle["text/plain"])
     else:
-        display(dict(bundle), raw=True)
+        display(dict(bundle), raw=True, metadata=dict(metadata or {}))
