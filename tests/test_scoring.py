@@ -58,7 +58,7 @@ def test_many_choices_are_scored_in_batches_alike(
     """However few fit at a time."""
     turns = question(engine.name)
     together = engine.score(turns, CHOICES)
-    monkeypatch.setattr(scoring, "_BATCH_CACHE_BYTES", 1)
+    monkeypatch.setattr(scoring, "_BATCH_BYTES", 1)
     one_by_one = engine.score(turns, CHOICES)
     for a, b in zip(together, one_by_one, strict=True):
         assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)

@@ -17,7 +17,6 @@ import torch
 from transformers import LogitsProcessor
 
 from vlm_magic.errors import (
-    ContextLengthError,
     GenerationError,
     ModelError,
     OptionError,
@@ -37,6 +36,7 @@ from vlm_magic.messages import (
 )
 from vlm_magic.models import families, memory
 from vlm_magic.models.batch import BatchRun
+from vlm_magic.models.choosing import choose_reply
 from vlm_magic.models.generation import Generation, Stopped, WorkQueue
 from vlm_magic.models.loading import Loaded, LoadOptions, load_model
 from vlm_magic.models.reuse import Reuse
@@ -157,25 +157,55 @@ class LocalEngine:
         """
         return self._in_batch(conversations, self._settings(settings), 1)
 
+    def start_batch(
+        self, conversations: Sequence[Sequence[Turn]], settings: Settings | None = None
+    ) -> Generation:
+        """Queue a batch and return at once; each row's reply comes as a chunk of its own when it is there.
+
+        Such a chunk carries ``row`` and ``reply``; rows end in any order. A row that a stop cut off gives
+        none. Answers are those of `generate_batch`.
+
+        Raises:
+            ModelError: the engine was closed.
+        """
+        self._resident()
+        how = self._settings(settings)
+        return self._queue.submit(
+            lambda generation: self._answer_batch(generation, conversations, how, 1)[-1]
+        )
+
     def _in_batch(
         self, conversations: Sequence[Sequence[Turn]], settings: Settings, n_answers: int
     ) -> tuple[Reply, ...]:
         replies: list[Reply] = []
 
         def work(generation: Generation) -> Reply:
-            loaded = self._resident()
-            with self._at_work(loaded):
-                if loaded.family.is_batchable or len(conversations) == 1:
-                    with suppress(PromptError):
-                        run = BatchRun(loaded, conversations, settings, generation, n_answers)
-                        replies.extend(run.generate())
-                        return replies[-1]
-                replies.extend(self._answer(generation, tuple(turns), settings) for turns in conversations)
+            replies.extend(self._answer_batch(generation, conversations, settings, n_answers))
             return replies[-1]
 
         for _ in self._queue.submit(work):
             pass
         return tuple(replies)
+
+    def _answer_batch(
+        self,
+        generation: Generation,
+        conversations: Sequence[Sequence[Turn]],
+        settings: Settings,
+        n_answers: int,
+    ) -> list[Reply]:
+        """Answer side by side where the family can, else one after the other; runs in the worker."""
+        loaded = self._resident()
+        with self._at_work(loaded):
+            is_batchable = loaded.family.is_batchable or len(conversations) == 1
+            if is_batchable and not settings.choices:
+                with suppress(PromptError):
+                    run = BatchRun(loaded, conversations, settings, generation, n_answers)
+                    return _told(generation, run.generate())
+            replies: list[Reply] = []
+            for turns in conversations:
+                replies += _told(generation, [self._answer(generation, tuple(turns), settings)], len(replies))
+        return replies
 
     def score(
         self,
@@ -210,17 +240,16 @@ class LocalEngine:
 
             loaded = self._resident()
             with self._at_work(loaded), hooks_on_layers(loaded.model, lambda *_: leave_if_stopped()):
-                scores.extend(
-                    score_choices(
-                        loaded,
-                        self.reuse,
-                        turns_now(turns),
-                        choices,
-                        how,
-                        with_end=with_end,
-                        check=leave_if_stopped,
-                    )
+                scored = score_choices(
+                    loaded,
+                    self.reuse,
+                    turns_now(turns),
+                    choices,
+                    how,
+                    with_end=with_end,
+                    check=leave_if_stopped,
                 )
+                scores.extend(scored.scores)
             return Reply(max(scores, key=lambda score: score.log_probability).choice, model=self.name)
 
         for _ in self._queue.submit(work):
@@ -309,7 +338,8 @@ class LocalEngine:
     def _settings(self, settings: Settings | None) -> Settings:
         """The settings, with the checkpoint's own sampling where the model was loaded to use it."""
         how = settings or Settings()
-        if self._resident().options.sampling and not how.is_sampling and how.beams == 1:
+        is_drawn = not how.is_sampling and how.beams == 1 and not how.choices
+        if self._resident().options.sampling and is_drawn:
             return replace(how, sampling=True)
         return how
 
@@ -330,11 +360,15 @@ class LocalEngine:
         began = time.perf_counter()
         with self._at_work(loaded):
             generation.report(Progress("pictures"))
-            prepared = self.reuse.prepare(turns, settings)
-            self._check_length(loaded, int(prepared.inputs["input_ids"].shape[1]), settings)
-            pictures = [picture for turn in turns for picture in turn.pictures]
-            run = Run(loaded, prepared, settings, generation, began, logits_processors)
-            reply = run.generate(self.reuse, pictures)
+            if settings.choices:
+                reply = choose_reply(loaded, self.reuse, turns, settings, generation, began)
+                generation.push(Chunk(reply.text))
+            else:
+                prepared = self.reuse.prepare(turns, settings)
+                families.check_length(loaded, int(prepared.inputs["input_ids"].shape[1]))
+                pictures = [picture for turn in turns for picture in turn.pictures]
+                run = Run(loaded, prepared, settings, generation, began, logits_processors)
+                reply = run.generate(self.reuse, pictures)
         if self._is_photograph_news(turns[-1].pictures):
             reply = replace(reply, notes=(*reply.notes, scope.REMARK))
         self.last_reply = reply
@@ -364,18 +398,13 @@ class LocalEngine:
                 hint="VLM_MAGIC_TRACEBACK=1 in the environment shows where",
             ) from error
 
-    @staticmethod
-    def _check_length(loaded: Loaded, n_tokens: int, settings: Settings) -> None:
-        limit = families.context_tokens(loaded)
-        if limit is None or n_tokens < limit:
-            return
-        raise ContextLengthError(
-            f"the prompt has {n_tokens} tokens, {loaded.name} takes {limit}",
-            have="nothing was trimmed; every turn and picture of the conversation counts",
-            hint="--new for a fresh conversation, fewer or smaller pictures, or %%vlm --dry-run for the bill",
-            n_tokens=n_tokens,
-            context_tokens=limit,
-        )
+
+def _told(generation: Generation, replies: list[Reply], first: int = 0) -> list[Reply]:
+    """Hand out each finished reply as its row's chunk."""
+    for row, reply in enumerate(replies, start=first):
+        if reply.finish_reason != "interrupted":
+            generation.push(Chunk("", reply.n_new_tokens, reply, row))
+    return replies
 
 
 def _states_of(model: Any) -> list[tuple[str, int, int]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_magic.messages import Part, Picture, Settings, Turn
 from vlm_magic.models.control_tokens import Mask
-from vlm_magic.models.prompting import Draft, as_tensors
+from vlm_magic.models.prompting import Draft, as_tensors, joint
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,8 @@ def lay_out_idefics(
         if settings.system:
             items.append(hide(settings.system) + "\n")
         for turn in turns:
+            if turn.role == "assistant" and not settings.continuation and isinstance(_last(items), str):
+                items.append(joint(items[-1], turn.text))
             items += _items(turn.parts, hide)
             if turn.role == "assistant" and turn is not turns[-1]:
                 items.append("\n")
@@ -54,6 +56,10 @@ def lay_out_idefics(
     if turns[-1].role != "assistant":
         items.append("\nAssistant:")
     return Draft(_joined(items), _images(items))
+
+
+def _last(items: Sequence[Any]) -> Any:
+    return items[-1] if items else None
 
 
 def _items(parts: Sequence[Part], hide: Callable[[str], str]) -> list[Any]:

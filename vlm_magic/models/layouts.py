@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_magic.errors import ModelKindError
 from vlm_magic.messages import Part, Picture, Settings, Text, Turn
-from vlm_magic.models.prompting import Draft, joined, merged
+from vlm_magic.models.prompting import Draft, joined, joint, merged
 
 if TYPE_CHECKING:
     from vlm_magic.models.loading import Loaded
@@ -54,13 +54,16 @@ def lay_out_parts(
 ) -> Draft:
     """All parts in their order, nothing between them: what a base checkpoint continues.
 
-    An answer that does not end its line gets a line break, so that examples in a few-shot prompt stay apart.
+    An answer that does not end its line gets a line break, so that examples in a few-shot prompt stay apart,
+    and a blank before it where the question leaves none, as the model would write one.
     """
     placeholder = loaded.family.placeholder(loaded.processor)
     pieces = [settings.system + "\n"] if settings.system else []
     pieces = [hide(piece) for piece in pieces]
     pictures: list[Any] = []
     for turn in turns:
+        if turn.role == "assistant" and not settings.continuation and pieces and pieces[-1] != placeholder:
+            pieces.append(joint(pieces[-1], turn.text))
         for part in turn.parts:
             if isinstance(part, Picture):
                 pictures.append(part.rgb)

@@ -29,6 +29,7 @@ __all__ = [
     "Draft",
     "Prepared",
     "joined",
+    "joint",
     "lay_out",
     "merged",
     "observed",
@@ -157,6 +158,12 @@ def merged(turns: Sequence[Turn]) -> list[Turn]:
             parts = result.pop().parts + gap + parts
         result.append(Turn(turn.role, tuple(joined(parts))))
     return result
+
+
+def joint(before: str, after: str = "") -> str:
+    """What stands between a plain prompt and its answer: a blank, unless there is a gap already."""
+    is_apart = not before or before[-1].isspace() or before[-1] in "([{\"'“‘«" or after[:1].isspace()
+    return "" if is_apart else " "
 
 
 def joined(parts: Sequence[Part]) -> list[Part]:

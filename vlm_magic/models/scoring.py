@@ -25,13 +25,13 @@ from vlm_magic.models import families, memory
 from vlm_magic.models.control_tokens import GuardedTokenizer, Mask
 from vlm_magic.models.loading import Loaded
 from vlm_magic.models.prefix import cache_bytes, cache_length, crop_cache
-from vlm_magic.models.prompting import lay_out
+from vlm_magic.models.prompting import joint, lay_out
 from vlm_magic.models.reuse import Fitted, Reuse
 from vlm_magic.models.sampling import use_config
 
-__all__ = ["Score", "reply_ids", "score_choices"]
+__all__ = ["Score", "Scored", "replies_ids", "reply_ids", "score_choices"]
 
-_BATCH_CACHE_BYTES = 512 * 2**20  # what the repeated prompt may take beside the model
+_BATCH_BYTES = 512 * 2**20  # what the repeated prompt may take beside the model, and the logits too
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +51,161 @@ class Score:
     token_log_probabilities: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of several replies, and what their prompt was.
+
+    Attributes:
+        scores: one for each choice, in order.
+        n_prompt_tokens: tokens of the prompt, pictures included.
+        n_picture_tokens: those of them that stand for pictures.
+        n_reused_tokens: prompt tokens that were not computed again.
+        notes: remarks for the person.
+    """
+
+    scores: tuple[Score, ...]
+    n_prompt_tokens: int
+    n_picture_tokens: int
+    n_reused_tokens: int
+    notes: tuple[str, ...]
+
+
 def reply_ids(
     loaded: Loaded, turns: Sequence[Turn], reply: str, settings: Settings, *, with_end: bool = True
 ) -> list[int]:
-    """The tokens of ``reply`` as the answer to ``turns``, as the chat template would write it.
+    """The tokens of ``reply`` as the answer to ``turns``; see `replies_ids`."""
+    return replies_ids(loaded, turns, [reply], settings, with_end=with_end)[0]
+
+
+def replies_ids(
+    loaded: Loaded,
+    turns: Sequence[Turn],
+    replies: Sequence[str],
+    settings: Settings,
+    *,
+    with_end: bool = True,
+) -> list[list[int]]:
+    """The tokens of each reply as the answer to ``turns``, as the model's layout would write it.
+
+    They are read off the whole text, prompt and reply, less the prompt's own tokens: a tokenizer may
+    write the same word otherwise at the beginning of a text. The end is what the chat template writes
+    after an answer; a plain continuation ends with its line, as examples in such a prompt do.
 
     Args:
         loaded: the model.
         turns: the conversation, the question last.
-        reply: the words.
+        replies: the words.
         settings: as for the prompt.
         with_end: whether the token that ends an answer is among them.
     """
-    mask = Mask(loaded.control)
-    mask.reserve([*(turn.text for turn in turns), reply])
-    said = Turn("assistant", (Text(reply),))
-    before = lay_out(loaded, turns, settings, mask.hide).text
-    after = lay_out(loaded, [*turns, said], settings, mask.hide).text
-    if isinstance(after, str) and isinstance(before, str) and after.startswith(before):
-        tail = after[len(before) :]
-    else:  # a list of texts and pictures, or a template that writes finished turns in another way
-        tail = (" " if not settings.continuation else "") + mask.hide(reply)
-    ids: list[int] = GuardedTokenizer(loaded.tokenizer, mask)([tail], add_special_tokens=False)["input_ids"][
-        0
-    ]
+    frame = _Frame.of(loaded, turns, replies, settings)
+    tokenizer = GuardedTokenizer(loaded.tokenizer, frame.mask)
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return ids
+
+    closing = frame.closing if with_end else ""
+    tails = [f"{frame.opening}{frame.mask.hide(reply)}{closing}" for reply in replies]
+    found = _ids_after(frame.before[-_CONTEXT_CHARS:], tails, encode)
     stops = families.stop_token_ids(loaded, settings)
-    end = next((n for n, token in enumerate(ids) if token in stops), len(ids))
-    if not with_end:
-        return ids[:end]
-    return ids[: end + 1] if end < len(ids) or settings.continuation or not stops else [*ids, stops[0]]
+    result = []
+    for ids in found:
+        end = next((n for n, token in enumerate(ids) if token in stops), len(ids))
+        ends = ids[end : end + 1] or list(frame.end_ids)
+        result.append([*ids[:end], *(ends if with_end else ())])
+    return result
+
+
+_CONTEXT_CHARS = 200  # of the prompt's end, to see how a reply is tokenized behind it
+_STAND_IN = "\ue6a2"  # private use: stands for the reply while the layout is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What stands around a reply in the text of a conversation.
+
+    Attributes:
+        mask: control words of people's text, hidden.
+        before: the prompt's text, up to where the model begins to write.
+        opening: written before the reply (" " or nothing).
+        closing: written after it, up to the end of the answer.
+        end_ids: the token that ends an answer where ``closing`` does not hold it.
+    """
+
+    mask: Mask
+    before: str
+    opening: str
+    closing: str
+    end_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, loaded: Loaded, turns: Sequence[Turn], replies: Sequence[str], settings: Settings) -> _Frame:
+        """Lay the conversation out with and without an answer, and compare."""
+        mask = Mask(loaded.control)
+        mask.reserve([*(turn.text for turn in turns), *replies, _STAND_IN])
+
+        def text_of(shown: Sequence[Turn]) -> str:
+            return loaded.family.as_text(loaded, lay_out(loaded, shown, settings, mask.hide))
+
+        before = text_of(turns)
+        after = text_of([*turns, Turn("assistant", (Text(_STAND_IN),))])
+        head, _, rest = after.rpartition(_STAND_IN)
+        if head.startswith(before) and not head[len(before) :].strip():
+            opening = head[len(before) :]
+        else:  # a template that writes finished turns in another way
+            opening = "" if before[-1:].isspace() else " "
+        if is_plain(loaded, settings):
+            own = loaded.family.plain_frame
+            is_bare = isinstance(turns[-1].parts[-1], Picture)  # a caption follows its picture at once
+            opening, closing = own or ("" if is_bare else joint(before), "\n")
+            ends = () if closing else tuple(families.end_token_ids(loaded)[:1])
+            return cls(mask, before, opening, closing, ends)
+        closing = _up_to_end(rest, families.stop_token_ids(loaded, settings), loaded)
+        if closing:
+            return cls(mask, before, opening, closing)
+        return cls(mask, before, opening, "", tuple(families.end_token_ids(loaded)[:1]))
+
+
+def is_plain(loaded: Loaded, settings: Settings) -> bool:
+    """Whether a conversation is continued as plain text, without a chat template or dialogue of its own."""
+    if settings.continuation:
+        return True
+    return loaded.chat_template is None and not (
+        loaded.family.has_own_dialogue and families.has_end_of_turn(loaded)
+    )
+
+
+def _up_to_end(rest: str, stops: Sequence[int], loaded: Loaded) -> str:
+    """What a template writes after an answer, up to its end token; "" where it writes none there."""
+    ids: list[int] = loaded.tokenizer(rest, add_special_tokens=False)["input_ids"] if rest else []
+    words = {loaded.tokenizer.convert_ids_to_tokens(token) for token in ids if token in stops}
+    found = [(rest.find(word), word) for word in words if word and word in rest]
+    at, word = min(found, default=(-1, ""))
+    return rest[: at + len(word)] if at >= 0 and not rest[:at].strip() else ""
+
+
+def _ids_after(
+    context: str, tails: Sequence[str], encode: Callable[[Sequence[str]], list[list[int]]]
+) -> list[list[int]]:
+    """The tokens of each text behind ``context``."""
+    for anchor in (context, "\n"):
+        own, *whole = encode([anchor, *(anchor + tail for tail in tails)])
+        if all(ids[: len(own)] == own for ids in whole):
+            return [ids[len(own) :] for ids in whole]
+    return encode(tails)
+
+
+def without_trailing_space(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns less the blanks at their end: "Category: " and "cat" meet as "Category:" and " cat".
+
+    A tokenizer writes the blank and the word as one token, and a model has hardly seen them apart.
+    """
+    *before, last = turns
+    if not last.parts or not isinstance(last.parts[-1], Text):
+        return list(turns)
+    text = last.parts[-1].text.rstrip(" \t")
+    return [*before, Turn(last.role, (*last.parts[:-1], Text(text)))]
 
 
 def score_choices(
@@ -91,7 +217,7 @@ def score_choices(
     *,
     with_end: bool = True,
     check: Callable[[], None] = lambda: None,
-) -> tuple[Score, ...]:
+) -> Scored:
     """Score every choice as the next reply.
 
     Args:
@@ -105,45 +231,57 @@ def score_choices(
 
     Raises:
         PromptError: a choice without a token.
+        ContextLengthError: prompt and longest choice do not fit the context.
     """
-    ids = [reply_ids(loaded, turns, choice, settings, with_end=with_end) for choice in choices]
+    if is_plain(loaded, settings):
+        turns = without_trailing_space(turns)
+    ids = replies_ids(loaded, turns, choices, settings, with_end=with_end)
     for choice, tokens in zip(choices, ids, strict=True):
         if not tokens:
             raise PromptError(f"the choice {choice!r} has no token", have=", ".join(map(repr, choices)))
+    prepared = reuse.prepare(turns, settings)
+    n_prompt = int(prepared.inputs["input_ids"].shape[1])
+    families.check_length(loaded, n_prompt + max(map(len, ids)) - 1)
+    n_reused = 0
     with torch.inference_mode():
         if reuse.is_able:
-            scored = _with_shared_prompt(loaded, reuse, turns, ids, settings, check)
+            pictures = [picture for turn in turns for picture in turn.pictures]
+            fitted = reuse.fit(prepared, pictures)
+            n_reused = fitted.n_reused
+            logs = _with_shared_prompt(loaded, reuse, fitted, ids, check)
         else:
-            scored = [_with_full_forward(loaded, turns, tokens, settings, check) for tokens in ids]
-    return tuple(
-        Score(choice, sum(logs), tuple(tokens), tuple(logs))
-        for choice, tokens, logs in zip(choices, ids, scored, strict=True)
+            inputs = memory.to_device(prepared.inputs, loaded)
+            logs = [_with_full_forward(loaded, turns, tokens, settings, check, inputs) for tokens in ids]
+    scores = tuple(
+        Score(choice, sum(each), tuple(tokens), tuple(each))
+        for choice, tokens, each in zip(choices, ids, logs, strict=True)
     )
+    return Scored(scores, n_prompt, sum(prepared.n_picture_tokens), n_reused, prepared.notes)
 
 
 def _with_shared_prompt(
-    loaded: Loaded,
-    reuse: Reuse,
-    turns: Sequence[Turn],
-    ids: Sequence[Sequence[int]],
-    settings: Settings,
-    check: Callable[[], None],
+    loaded: Loaded, reuse: Reuse, fitted: Fitted, ids: Sequence[Sequence[int]], check: Callable[[], None]
 ) -> list[list[float]]:
     """The prompt once, then the choices in batches on its repeated cache."""
-    prepared = reuse.prepare(turns, settings)
-    pictures: list[Picture] = [picture for turn in turns for picture in turn.pictures]
-    fitted = reuse.fit(prepared, pictures)
-    first = _prefill(loaded, fitted)  # (V,) log-probabilities of the next token
-    check()
-    n_prompt = cache_length(fitted.cache)
-    n_rows = max(1, min(len(ids), _BATCH_CACHE_BYTES // max(1, cache_bytes(fitted.cache))))
     results: list[list[float]] = []
-    for start in range(0, len(ids), n_rows):
-        batch = ids[start : start + n_rows]
-        results += _score_batch(loaded, fitted.cache, n_prompt, first, batch)
+    try:
+        first = _prefill(loaded, fitted)  # (V,) log-probabilities of the next token
         check()
-    reuse.keep(fitted, ())
+        n_rows = _n_rows(fitted.cache, ids, len(first))
+        for start in range(0, len(ids), n_rows):
+            batch = ids[start : start + n_rows]
+            more = reuse.looks.continuation(fitted.inputs, len(batch), max(map(len, batch)) - 1)
+            results += _score_batch(loaded, fitted.cache, cache_length(fitted.cache), first, batch, more)
+            check()
+    finally:
+        reuse.keep(fitted, ())
     return results
+
+
+def _n_rows(cache: Any, ids: Sequence[Sequence[int]], n_vocabulary: int) -> int:
+    """How many choices at a time: their caches and their logits are bounded."""
+    logits_bytes = max(map(len, ids)) * n_vocabulary * 4  # float32
+    return max(1, min(len(ids), _BATCH_BYTES // max(1, cache_bytes(cache), logits_bytes)))
 
 
 def _prefill(loaded: Loaded, fitted: Fitted) -> torch.Tensor:
@@ -159,7 +297,12 @@ def _prefill(loaded: Loaded, fitted: Fitted) -> torch.Tensor:
 
 
 def _score_batch(
-    loaded: Loaded, cache: Any, n_prompt: int, first: torch.Tensor, batch: Sequence[Sequence[int]]
+    loaded: Loaded,
+    cache: Any,
+    n_prompt: int,
+    first: torch.Tensor,
+    batch: Sequence[Sequence[int]],
+    more: dict[str, Any],
 ) -> list[list[float]]:
     """Log-probabilities of each choice's tokens; leaves the cache as it was."""
     scores = [[float(first[ids[0]])] for ids in batch]
@@ -181,6 +324,7 @@ def _score_batch(
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
+            **more,
             **_positions(loaded.model, n_prompt, n_rows, n_longest, device),
         )
     finally:
@@ -202,10 +346,16 @@ def _positions(model: Any, n_prompt: int, n_rows: int, n_new: int, device: torch
 
 
 def _with_full_forward(
-    loaded: Loaded, turns: Sequence[Turn], ids: Sequence[int], settings: Settings, check: Callable[[], None]
+    loaded: Loaded,
+    turns: Sequence[Turn],
+    ids: Sequence[int],
+    settings: Settings,
+    check: Callable[[], None],
+    inputs: dict[str, Any] | None = None,
 ) -> list[float]:
-    """One forward over prompt and choice, for families that keep no cache."""
-    inputs = memory.to_device(families.prepare(loaded, turns, settings).inputs, loaded)
+    """One forward over prompt and choice, for families that keep no cache; ``inputs`` are the prompt's."""
+    if inputs is None:
+        inputs = memory.to_device(families.prepare(loaded, turns, settings).inputs, loaded)
     tail = torch.tensor([list(ids)], device=inputs["input_ids"].device)  # (1, T)
     n_prompt = int(inputs["input_ids"].shape[1])
     extended = {

@@ -1,0 +1,110 @@
+"""Choices with their probabilities as bars: html, Markdown and plain text that need nothing to run.
+
+The bars stand below the answer that was chosen, in the panel, in the saved transcript and in a terminal,
+and are what the result of ``-o`` shows of itself. Everything a person or a variable wrote is escaped.
+Pure functions. Neighbours: `transcript`, `panel` and `terminal` put them below an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from vlm_magic.messages import Choice
+from vlm_magic.outputs.parsing import clean_text
+
+__all__ = ["choices_html", "choices_markdown", "choices_plain", "percent"]
+
+_MAX_BARS = 30  # more than a person compares; the rest is summed up in a line
+_MAX_LABEL = 60  # characters of one choice
+_PLAIN_BAR = 24  # characters of a full bar
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def percent(probability: float) -> str:
+    """A probability as people read it; what rounds to nothing or to all says so."""
+    if 0 < probability < 0.0005:
+        return "<0.1 %"
+    if 0.9995 <= probability < 1:
+        return ">99.9 %"
+    return f"{100 * probability:.1f} %"
+
+
+def choices_html(choices: Sequence[Choice]) -> str:
+    """A bar per choice, the likeliest first; "" without choices. Numbers stay where styles are stripped."""
+    if not choices:
+        return ""
+    shown, rest = _ranked(choices)
+    rows = "".join(_row_html(choice, is_best=n == 0) for n, choice in enumerate(shown))
+    more = f'<tr><td colspan="4"><small>{escape(rest)}</small></td></tr>' if rest else ""
+    return f'<table class="vlm-choices" role="presentation"><tbody>{rows}{more}</tbody></table>'
+
+
+def _row_html(choice: Choice, *, is_best: bool) -> str:
+    label, share = escape(_label(choice)), percent(choice.probability)
+    named = f"<b>{label}</b>" if is_best else label
+    kind = " vlm-best" if is_best else ""
+    width = max(0.3, 100 * choice.probability)
+    return (
+        f'<tr class="vlm-choice{kind}"><td class="vlm-choice-label">{named}</td>'
+        f'<td class="vlm-choice-track"><span class="vlm-choice-bar" style="width:{width:.1f}%"></span></td>'
+        f'<td class="vlm-choice-share">{escape(share)}</td>'
+        f'<td class="vlm-choice-log"><small>{escape(_log(choice))}</small></td></tr>'
+    )
+
+
+def choices_markdown(choices: Sequence[Choice]) -> str:
+    """A table, the likeliest first; "" without choices."""
+    from vlm_magic.outputs.safe_markdown import literal
+
+    if not choices:
+        return ""
+    shown, rest = _ranked(choices)
+    lines = ["| choice | probability | log p |", "| --- | ---: | ---: |"]
+    for n, choice in enumerate(shown):
+        label, share = literal(_label(choice)), literal(percent(choice.probability))
+        mark = "**" if n == 0 else ""
+        lines.append(f"| {mark}{label}{mark} | {share} | {literal(_number(choice.log_probability))} |")
+    return "\n".join(lines) + (f"\n\n*{literal(rest)}*" if rest else "")
+
+
+def choices_plain(choices: Sequence[Choice]) -> str:
+    """A bar of block characters per choice, the likeliest first; "" without choices."""
+    if not choices:
+        return ""
+    shown, rest = _ranked(choices)
+    labels = [_label(choice) for choice in shown]
+    width = max(map(len, labels))
+    lines = []
+    for label, choice in zip(labels, shown, strict=True):
+        bar, share = _bar(choice.probability), percent(choice.probability)
+        lines.append(f"{label:<{width}}  {bar:<{_PLAIN_BAR}} {share:>7}  {_log(choice)}")
+    return "\n".join([*lines, *([rest] if rest else [])])
+
+
+def _ranked(choices: Sequence[Choice]) -> tuple[list[Choice], str]:
+    """The likeliest choices, first one first, and what is said of the others."""
+    ranked = sorted(choices, key=lambda choice: -choice.probability)
+    shown, others = ranked[:_MAX_BARS], ranked[_MAX_BARS:]
+    if not others:
+        return shown, ""
+    return shown, f"and {len(others)} more, together {percent(sum(c.probability for c in others))}"
+
+
+def _label(choice: Choice) -> str:
+    label = " ".join(clean_text(choice.text).split())
+    return label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 21]}…{label[-20:]}"
+
+
+def _log(choice: Choice) -> str:
+    tokens = f"{choice.n_tokens} token{'s' * (choice.n_tokens != 1)}"
+    return f"log p {_number(choice.log_probability)}, {tokens}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def _bar(probability: float) -> str:
+    whole, part = divmod(round(probability * _PLAIN_BAR * 8), 8)
+    return ("█" * whole + _EIGHTHS[part]).rstrip()
