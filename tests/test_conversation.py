@@ -6,7 +6,7 @@ import pytest
 
 from vlm_magic.conversation import CellKey, Conversation
 from vlm_magic.errors import ConversationError
-from vlm_magic.messages import Exchange, Reply, Settings, Text
+from vlm_magic.messages import Exchange, Picture, Reply, Settings, Text
 
 
 def say(
@@ -161,3 +161,54 @@ def test_every_change_is_told_once(three: Conversation) -> None:
     three.drop_calls("nothing", 0)
     three.clear()
     assert told == [4, 4, 3, 0]
+
+
+def earlier(text: str, place: int, key: CellKey | None = None) -> Exchange:
+    return Exchange("old", (Text(text),), reply=Reply(f"re {text}"), key=key, place=place, answered_at=1.0)
+
+
+def test_an_earlier_kernels_turns_come_back_before_those_that_are_here() -> None:
+    """With new ids; a turn that never saw them is stale."""
+    conversation = Conversation()
+    new = say(conversation, "new", ("n", 0))
+    assert conversation.restore([earlier("a", 1, ("a", 0)), earlier("b", 4)]) == 2
+    assert [e.parts[0].text for e in conversation] == ["a", "b", "new"]  # type: ignore[union-attr]
+    assert [e.is_stale for e in conversation] == [False, False, True]
+    assert [e.place for e in conversation] == [1, 4, 5]
+    assert len({e.id for e in conversation}) == 3
+    assert conversation.find(new.id) is conversation.exchanges[2], "the page knows it by its id"
+    assert shown(conversation, "next")[:4] == ["a", "re a", "b", "re b"]
+    assert say(conversation, "next").place == 6
+
+
+def test_a_cell_that_ran_again_keeps_its_answer_and_takes_its_earlier_place() -> None:
+    """The answer from before is one of its alternatives."""
+    conversation = Conversation()
+    say(conversation, "b", ("b", 0), "b today")
+    turns = [earlier(name, n, (name, 0)) for n, name in enumerate("abc", start=1)]
+    assert [e.parts for e in conversation.missing(turns)] == [(Text("a"),), (Text("c"),)]
+    assert conversation.restore(turns) == 2
+    assert [e.reply.text for e in conversation if e.reply] == ["re a", "b today", "re c"]
+    assert [e.is_stale for e in conversation] == [False, True, True]
+    assert [reply.text for reply in conversation.exchanges[1].alternatives] == ["re b"]
+
+
+def test_what_a_person_cleared_or_deleted_is_not_asked_for_again(three: Conversation) -> None:
+    assert not three.is_settled
+    three.remove(three.exchanges[0].id)
+    assert three.is_settled
+    other = Conversation()
+    other.clear()
+    assert other.is_settled
+
+
+def test_for_a_lost_picture_the_model_is_shown_words() -> None:
+    """The turn itself keeps it, for its thumbnail and for another machine."""
+    conversation = Conversation()
+    lost = Picture(None, "cat", digest="abc")
+    turn = Exchange("old", (Text("What is in "), lost, Text("?")), reply=Reply("A cat."), place=1)
+    conversation.restore([turn])
+    assert shown(conversation, "Why?") == [
+        "What is in [picture cat: no longer available]?", "A cat.", "Why?",
+    ]  # fmt: skip
+    assert conversation.exchanges[0].pictures == (lost,)

@@ -6,6 +6,7 @@ import { TurnView } from "./turns.mjs";
 
 const ACK_MS = 700; // the kernel says at once that it heard a Stop; after this its cell is interrupted
 const GONE = ["dead", "terminating", "restarting", "autorestarting"];
+const PARTS = ["kind", "title", "abilities", "settings", "offer"]; // what the panel is built of, beside its turns
 const stores = new WeakMap();
 
 /** What one model knows, who looks at it, and what they do. */
@@ -27,8 +28,9 @@ class Store {
     return this.model.get("abilities").includes(kind);
   }
 
+  /** "message", or "interrupt" where a running cell hears nothing else. */
   stopsBy() {
-    return this.model.get("stop_by");
+    return this.model.get("blocking") ? this.model.get("stop_by") : "message";
   }
 
   receive(message, buffers) {
@@ -36,7 +38,7 @@ class Store {
     else if (message.type === "picture") this.onPicture?.(message, buffers[0]);
     else if (message.type === "completions" && message.ticket === this.ticket) this.completions?.(message.names);
     else if (message.type === "refused") this.drafts.get(message.draft)?.(message.text);
-    else if (message.type === "notice") for (const view of this.views) view.notify(message.text);
+    else if (message.type === "notice") for (const view of this.views) view.notify(message);
     else this.change(applyMessage(this.state, message));
   }
 
@@ -46,6 +48,7 @@ class Store {
   }
 
   act(kind, id, values = {}) {
+    for (const view of this.views) view.notify({}); // it was about what was done before
     this.model.send({ type: "act", kind, id, ...values });
   }
 
@@ -83,6 +86,7 @@ class PanelView {
     this.store = store;
     this.turns = new Map();
     this.list = el("div", { class: "vlm-list" });
+    this.notice = el("p", { class: "vlm-notice", role: "alert", hidden: true });
     this.node = el("section", { class: "vlm vlm-chat" });
     host.append(this.node);
     store.views.add(this);
@@ -96,13 +100,15 @@ class PanelView {
     this.node.classList.toggle("vlm-whole", isChat);
     this.node.setAttribute("aria-label", isChat ? model.get("title") || "Conversation" : "Answer of the model");
     if (isChat) {
-      this.composer ??= this.store.can("send") ? new Composer(this.store) : null;
+      this.composer ??= this.store.can("send") ? new Composer(this.store, (text) => this.notify({ text })) : null;
       this.list.tabIndex = 0;
       this.list.setAttribute("role", "log");
       this.list.setAttribute("aria-label", "Turns");
       this.list.setAttribute("aria-live", "off");
-      this.node.replaceChildren(...this.head(), this.list, ...(this.composer ? [this.composer.node] : []));
-    } else this.node.replaceChildren(this.list);
+      const composer = this.composer ? [this.composer.node] : [];
+      this.node.replaceChildren(...this.head(), ...this.offer(), this.list, this.notice, ...composer);
+    } else this.node.replaceChildren(this.list, this.notice);
+    this.notify(model.get("notice") ?? {});
     this.update({ kind: "all" });
     for (const view of this.turns.values()) view.showTools();
   }
@@ -127,6 +133,15 @@ class PanelView {
     const tools = [store.can("settings") && toggle, copy, store.can("clear") && clear].filter(Boolean);
     const head = el("div", { class: "vlm-head vlm-bar" }, title, el("div", { class: "vlm-tools" }, ...tools));
     return [head, form];
+  }
+
+  /** What the kernel can bring back, with the button that does it. */
+  offer() {
+    const { store } = this;
+    const words = store.model.get("offer");
+    if (!words || !store.can("restore")) return [];
+    const bring = button("redo", "Bring back", () => store.act("restore", ""));
+    return [el("div", { class: "vlm-offer", role: "status" }, el("p", {}, words), bring)];
   }
 
   unsure(clear) {
@@ -204,10 +219,11 @@ class PanelView {
     this.list.append(view.node);
   }
 
-  notify(text) {
-    if (!this.composer) return;
-    this.composer.notice.textContent = text;
-    this.composer.notice.hidden = !text;
+  notify({ text = "", is_error: isError = true }) {
+    this.notice.textContent = text;
+    this.notice.hidden = !text;
+    this.notice.classList.toggle("vlm-calm", !isError);
+    this.notice.setAttribute("role", isError ? "alert" : "status");
   }
 
   isThere() {
@@ -254,12 +270,12 @@ function render({ model, el: host }) {
   const kernel = model.widget_manager?.kernel;
   kernel?.statusChanged?.connect?.(onStatus);
   const rebuild = () => view.build();
-  for (const name of ["kind", "title", "abilities", "settings"]) model.on(`change:${name}`, rebuild);
+  for (const name of PARTS) model.on(`change:${name}`, rebuild);
   const { order, turns } = store.state;
   model.send({ type: "ready", known: order.map((id) => [id, turns.get(id).state]) });
   return () => {
     kernel?.statusChanged?.disconnect?.(onStatus);
-    for (const name of ["kind", "title", "abilities", "settings"]) model.off(`change:${name}`, rebuild);
+    for (const name of PARTS) model.off(`change:${name}`, rebuild);
     store.views.delete(view);
     view.growth.disconnect();
     view.node.remove();

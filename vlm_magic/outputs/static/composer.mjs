@@ -6,8 +6,10 @@ const MAX_PICTURE_BYTES = 20 * 1024 * 1024;
 
 /** Calls store.send(text, pictures) when the person sends. */
 export class Composer {
-  constructor(store) {
+  /** `notify` shows a remark, "" takes it away. */
+  constructor(store, notify) {
     this.store = store;
+    this.notify = notify;
     this.pictures = new Map(); // number of the mark → {name, bytes, url}
     this.n = 0;
     this.names = [];
@@ -26,13 +28,12 @@ export class Composer {
     this.list = el("ul", { class: "vlm-names", role: "listbox", "aria-label": "Variables", hidden: true });
     this.list.id = `vlm-names-${Math.random().toString(36).slice(2)}`;
     this.box.setAttribute("aria-controls", this.list.id);
-    this.notice = el("p", { class: "vlm-notice", role: "alert", hidden: true });
     this.go = button("send", "Send", () => this.send(), { title: "Send (Enter); Shift+Enter starts a new line" });
     this.go.classList.add("vlm-primary");
     const attach = button("picture", "Attach pictures", () => this.file.click(), { quiet: true });
     const hint = el("p", { class: "vlm-hint" }, "Paste or drop pictures, or write {name} of a variable");
     const row = el("div", { class: "vlm-row" }, attach, hint, this.go);
-    this.node = el("div", { class: "vlm-composer" }, this.notice, this.chips, this.box, this.list, row, this.file);
+    this.node = el("div", { class: "vlm-composer" }, this.chips, this.box, this.list, row, this.file);
     this.listen();
   }
 
@@ -94,7 +95,7 @@ export class Composer {
     if (!text.trim()) return;
     this.store.send(text, this.pictures, (refusal) => this.refused(refusal, text, draft));
     const draft = new Map(this.pictures);
-    this.notice.hidden = true;
+    this.notify("");
     this.box.value = "";
     this.pictures.clear();
     this.showChips();
@@ -105,8 +106,7 @@ export class Composer {
 
   /** The kernel could not take the message: say why, and give it back where nothing new was begun. */
   refused(why, text, pictures) {
-    this.notice.textContent = why;
-    this.notice.hidden = false;
+    this.notify(why);
     if (this.box.value.trim()) return;
     this.box.value = text;
     this.pictures = pictures;
@@ -118,8 +118,7 @@ export class Composer {
     for (const file of files) {
       if (!file.type.startsWith("image/")) continue;
       if (file.size > MAX_PICTURE_BYTES) {
-        this.notice.textContent = `${file.name} is larger than 20 MB`;
-        this.notice.hidden = false;
+        this.notify(`${file.name} is larger than 20 MB`);
         continue;
       }
       const bytes = await file.arrayBuffer();
