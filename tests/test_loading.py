@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from vlm_magic.models.estimate import estimate
 from vlm_magic.models.families import family_of, prepare
 from vlm_magic.models.loading import Loaded, LoadOptions, describe, load_model
 from vlm_magic.models.planning import make_plan
+from vlm_magic.workspace import Workspace
 
 torch.set_num_threads(1)
 _matrix: dict[tuple[str, str], str] = {}
@@ -627,15 +629,93 @@ def test_a_template_that_is_none_is_said_at_load(tmp_path: Path) -> None:
 # ---- progress and stopping ---------------------------------------------------------------------
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_told_by_tensor() -> None:
     stages: list[tuple[str, int, int]] = []
-    load_model(folder_of("idefics3"), on_progress=lambda *stage: stages.append(stage))
-    assert stages == [("weights", 0, 1), ("weights", 1, 1)]
+    loaded = load_model(folder_of("idefics3"), on_progress=lambda *stage: stages.append(stage))
+    total = len(loaded.model.state_dict())
+    assert stages == [("weights", n, total) for n in range(total + 1)]
 
 
 def test_a_load_can_be_stopped() -> None:
     with pytest.raises(ModelLoadError, match="was stopped"):
         load_model(folder_of("idefics3"), is_stopped=lambda: True)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """A checkpoint in several files."""
+    folder = copy_of("idefics3", tmp_path / "shards")
+    (folder / "model.safetensors").unlink()
+    tiny("idefics3").model.save_pretrained(folder, max_shard_size="200KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    return folder
+
+
+ASK = [Turn("user", (Text("What do we see?"),))]
+
+
+def _stopped_in_the_middle(workspace: Workspace, folder: Path, **options: Any) -> list[int]:
+    """Load and have another thread stop it a third of the way; how many tensors were there each time."""
+    seen: list[int] = []
+    reached, asked = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        reached.wait(60)
+        workspace.stop_load()
+        asked.set()
+
+    def watch(stage: str, done: int, total: int) -> None:
+        seen.append(done)
+        if done == total // 3:
+            reached.set()
+            asked.wait(60)  # a tensor of a real shard takes its time; a tiny one does not
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        with pytest.raises(ModelLoadError, match="was stopped"):
+            workspace.load(folder, on_progress=watch, **options)
+    finally:
+        reached.set()
+        thread.join()
+    return seen
+
+
+def test_a_stop_from_another_thread_ends_a_load_between_shards_and_the_resident_model_stays(
+    shards: Path,
+) -> None:
+    """Within one tensor; nothing of the new model is kept, and a second try loads it."""
+    workspace = Workspace()
+    resident = workspace.load(folder_of("llava"))
+    said = resident.generate(ASK, Settings(max_tokens=5)).token_ids
+    n_tensors = len(tiny("idefics3").model.state_dict())
+    seen = _stopped_in_the_middle(workspace, shards, replace=True)
+    assert seen == list(range(n_tensors // 3 + 1))
+    assert workspace.engine() is resident
+    assert resident.generate(ASK, Settings(max_tokens=5)).token_ids == said
+    assert workspace.load(shards, replace=True).generate(ASK, Settings(max_tokens=5)).n_new_tokens > 0
+    assert resident.is_closed
+
+
+def test_a_model_that_had_to_make_room_is_back_after_a_stop(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory's figure is made up, as if the two did not fit side by side; all else is real."""
+    workspace = Workspace()
+    resident = workspace.load(folder_of("llava"))
+    said = resident.generate(ASK, Settings(max_tokens=5)).token_ids
+    was_away: list[bool] = []
+
+    def free_bytes(device: str) -> int:
+        was_away.append(resident.is_closed)
+        return 10**9 if resident.is_closed else 0
+
+    monkeypatch.setattr(memory, "free_bytes", free_bytes)
+    _stopped_in_the_middle(workspace, shards, replace=True)
+    assert True in was_away
+    assert not resident.is_closed
+    assert workspace.engine() is resident
+    assert resident.generate(ASK, Settings(max_tokens=5)).token_ids == said
 
 
 def test_no_bar_is_drawn(capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 import tiny_models
@@ -10,15 +11,15 @@ import torch
 from PIL import Image
 
 from vlm_magic.messages import Part, Picture, Progress, Settings, Text, Turn
-from vlm_magic.models import run
+from vlm_magic.models import families, run
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.families import FAMILIES
+from vlm_magic.models.loading import load_model
 from vlm_magic.models.reuse import Reuse
 
 ABLE = [
     name
     for name, build in tiny_models.TINY.items()
-    if any(build.model_type in family.model_types and family.reuse != "none" for family in FAMILIES)
+    if any(build.model_type in family.model_types and family.reuse != "none" for family in families.FAMILIES)
 ]
 N_CONVERSATIONS = 6
 SHORT = Settings(max_tokens=6)
@@ -129,3 +130,55 @@ def test_a_stop_at_any_layer_leaves_the_stores_whole(engine: LocalEngine, n_laye
     assert reply is not None
     assert reply.finish_reason in ("interrupted", "stop")
     assert engine.generate(turns, SHORT).token_ids == right
+
+
+@pytest.fixture
+def own_engine() -> Iterator[LocalEngine]:
+    """A model that a test may change, with a prompt in its stores."""
+    engine = LocalEngine(load_model(tiny_models.folder_of("idefics3")))
+    engine.generate(ASK, SHORT)
+    assert engine.generate(ASK, SHORT).n_reused_tokens > 0
+    yield engine
+    engine.close()
+
+
+ASK = [Turn("user", (PICTURES[1], Text("what is it? ")))]
+
+
+def test_weights_that_were_trained_are_never_answered_for_from_the_store(own_engine: LocalEngine) -> None:
+    """A step of an optimizer between two questions."""
+    before = own_engine.generate(ASK, SHORT).token_ids
+    inputs = families.prepare(own_engine.loaded, ASK, Settings()).inputs
+    own_engine.model(**inputs).logits.square().mean().backward()
+    torch.optim.SGD(own_engine.model.parameters(), lr=30.0).step()
+    reply = own_engine.generate(ASK, SHORT)
+    assert reply.n_reused_tokens == 0
+    assert reply.token_ids == without_reuse(own_engine, ASK, SHORT) != before
+
+
+def test_an_adapter_that_comes_or_is_switched_off_empties_the_stores(own_engine: LocalEngine) -> None:
+    """PEFT puts it into the same model."""
+    peft = pytest.importorskip("peft")
+    before = own_engine.generate(ASK, SHORT).token_ids
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    own_engine.model.add_adapter(lora)
+    adapted = own_engine.generate(ASK, SHORT)
+    assert adapted.n_reused_tokens == 0
+    assert adapted.token_ids == without_reuse(own_engine, ASK, SHORT)
+    own_engine.model.disable_adapters()
+    off = own_engine.generate(ASK, SHORT)
+    assert off.n_reused_tokens == 0
+    assert off.token_ids == before
+
+
+def test_other_settings_of_the_processor_make_other_looks(own_engine: LocalEngine) -> None:
+    """Pictures are cut up anew; set back, the answer is the one from before."""
+    before = own_engine.generate(ASK, SHORT)
+    own_engine.processor.image_processor.do_image_splitting = True
+    split = own_engine.generate(ASK, SHORT)
+    assert split.n_reused_tokens == 0
+    assert split.n_picture_tokens > before.n_picture_tokens
+    assert split.token_ids == without_reuse(own_engine, ASK, SHORT)
+    own_engine.processor.image_processor.do_image_splitting = False
+    assert own_engine.generate(ASK, SHORT).token_ids == before.token_ids

@@ -12,7 +12,8 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,7 @@ class Workspace:
         self._loaded_with: dict[str, tuple[str, LoadOptions]] = {}
         self._default: str | None = None
         self._lock = threading.RLock()
+        self._is_load_stopped = threading.Event()
         self._unnamed = [MAIN]  # conversations that cells without -c belong to: main, and one per --new
         self._current = MAIN
         self._started_by: dict[CellKey, str] = {}  # call -> the conversation that its --new started
@@ -102,15 +104,16 @@ class Workspace:
         Args:
             model: "starter", a folder, or an id on the hub.
             name: how to call it; the model's own name if not given.
-            replace: unload the default model first, so that two never share the memory by accident.
+            replace: unload the default model too, so that two never share the memory by accident; it goes
+                when the new one is there, and where there is no room for both, it comes back if that fails.
             on_progress: called with (what, done, total) while loading.
             **options: see `vlm_magic.models.loading.LoadOptions`.
 
         Raises:
-            OptionError: no such option. ModelError and its kin: the model does not load.
+            OptionError: no such option. ModelError and its kin: the model does not load, or `stop_load` was
+                called; what was resident still is.
         """
         from vlm_magic.models.engine import LocalEngine
-        from vlm_magic.models.estimate import estimate
         from vlm_magic.models.loading import load_model
         from vlm_magic.models.options import LoadOptions
 
@@ -122,15 +125,45 @@ class Workspace:
                 if self._loaded_with.get(key) == wanted:
                     self._use(key)
                     return resident
-                self.unload(key)
-            elif replace and name is None and self._default is not None:
-                if str(model) != "starter":
-                    estimate(model, wanted[1])  # raises where it cannot be loaded: the model in use stays
-                self.unload(self._default)
-            engine = LocalEngine(load_model(model, wanted[1], on_progress=on_progress))
+                leaving = key
+            else:
+                leaving = self._default if replace and name is None else None
+            self._is_load_stopped.clear()
+            with self._making_room(leaving, wanted):
+                loaded = load_model(
+                    model, wanted[1], on_progress=on_progress, is_stopped=self._is_load_stopped.is_set
+                )
+            if leaving is not None:
+                self.unload(leaving)
+            engine = LocalEngine(loaded)
             self.add_engine(key, engine)
             self._loaded_with[key] = wanted
             return engine
+
+    def stop_load(self) -> None:
+        """End a load that is under way, within a tensor; from any thread, harmless when there is none."""
+        self._is_load_stopped.set()
+
+    @contextmanager
+    def _making_room(self, name: str | None, wanted: tuple[str, LoadOptions]) -> Iterator[None]:
+        """Put a model that will be replaced away where there is no room beside it; back when that fails."""
+        from vlm_magic.models.engine import LocalEngine
+        from vlm_magic.models.estimate import estimate
+
+        engine = None if name is None else self.engines[name]
+        is_large = isinstance(engine, LocalEngine) and wanted[0] != "starter"
+        if not is_large or estimate(*wanted).fits:  # which raises where it could not be loaded anyway
+            yield
+            return
+        assert isinstance(engine, LocalEngine)
+        engine.reuse.clear()
+        if engine.is_as_loaded and not estimate(*wanted).fits:  # trained weights could not come back
+            engine.put_away()
+        try:
+            yield
+        except BaseException:
+            engine.bring_back()
+            raise
 
     def add_engine(self, name: str, engine: Engine) -> None:
         """Make any engine resident and the default."""

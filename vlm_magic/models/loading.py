@@ -9,8 +9,9 @@ that goes with it.
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,9 +115,8 @@ def load_model(
     Args:
         model: "starter", a folder, or a hub id.
         options: how; all defaults if None.
-        on_progress: called with (stage, done, total): "download" in bytes, "weights" in bytes (done is 0 or
-            total).
-        is_stopped: asked during a download and between steps; True ends the load.
+        on_progress: called with (stage, done, total): "download" in bytes, "weights" in tensors.
+        is_stopped: asked during a download, between steps and after every tensor; True ends the load.
 
     Raises:
         ModelNotFoundError: no such model; says what the folder or the local cache has.
@@ -138,10 +138,8 @@ def load_model(
     source = _fetch(source, options, on_progress, is_stopped)
     check()
     processor, notes = _load_processor(source, config, family, options)
-    with _probed(source, processor) as probe_notes:
-        report("weights", 0, 1)
+    with _probed(source, processor) as probe_notes, _told_by_tensor(report, check):
         network, weights_notes = _load_network(source, config, plan, options)
-    report("weights", 1, 1)
     check()
     return Loaded(
         name=source.name,
@@ -303,6 +301,39 @@ def _weights_notes(info: dict[str, Any]) -> list[str]:
     if not missing:
         return []
     return [f"{len(missing)} tensors are not in the checkpoint and are random, for example {missing[0]}"]
+
+
+@contextmanager
+def _told_by_tensor(report: OnProgress, check: Callable[[], None]) -> Iterator[None]:
+    """While transformers reads weights in this thread: tell how many are there, and leave when stopped.
+
+    Source: transformers, ``core_model_loading``: the tensors of all shards go through one progress bar,
+    and an exception from it closes the threads that read ahead.
+    """
+    from transformers.utils import logging as bars
+
+    if not hasattr(bars, "set_tqdm_hook"):  # an older version: stopped between steps alone
+        yield
+        return
+    thread = threading.get_ident()
+
+    def watch(make: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        bar = make(*args, **options)
+        is_ours = threading.get_ident() == thread and options.get("desc") == "Loading weights"
+        return through(bar, len(args[0])) if is_ours else bar
+
+    def through(tensors: Iterable[Any], n_tensors: int) -> Iterator[Any]:
+        for n, tensor in enumerate(tensors):
+            check()
+            report("weights", n, n_tensors)
+            yield tensor
+        report("weights", n_tensors, n_tensors)
+
+    before = bars.set_tqdm_hook(watch)
+    try:
+        yield
+    finally:
+        bars.set_tqdm_hook(before)
 
 
 def _add_adapter(network: Any, options: LoadOptions) -> str:

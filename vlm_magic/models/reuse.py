@@ -29,8 +29,9 @@ from vlm_magic.models.families import Prepared
 from vlm_magic.models.loading import Loaded
 from vlm_magic.models.looks import Looks
 from vlm_magic.models.prefix import Keys, PrefixStore, keys_of
+from vlm_magic.models.state import state_of
 
-__all__ = ["Fitted", "Reuse", "digest_of"]
+__all__ = ["Fitted", "Reuse", "digest_of", "forget_positions"]
 
 _STORE_SHARE = 0.2  # of the memory that is free when the model is loaded
 _STORE_MIN_BYTES = 64 * 2**20
@@ -72,6 +73,7 @@ class Reuse:
         self.looks = (CrossLooks if is_across else Looks)(loaded, max_bytes // 4)
         self._is_able = loaded.family.reuse != "none"
         self._proved: set[bool] = set()  # for prompts with one picture, and with several
+        self._state: tuple[object, ...] | None = None  # of the model, when the stores were filled
 
     def emptied(self) -> Reuse:
         """Another one for the same model, with nothing in it, that need not prove again what this one has."""
@@ -100,6 +102,7 @@ class Reuse:
         processor that joins pictures in a way of its own is then left to do so.
         """
         pictures = [picture for turn in turns for picture in turn.pictures]
+        self._follow_changes()
         if not self._is_able:
             return families.prepare(self._loaded, turns, settings)
         self.looks.expect([digest_of(picture) for picture in pictures])
@@ -114,6 +117,15 @@ class Reuse:
             self._proved.add(is_several)
         return prepared
 
+    def _follow_changes(self) -> None:
+        """Forget all when weights, adapters or the processor's settings have changed."""
+        state = state_of(self._loaded)
+        if self._state not in (None, state):
+            self.clear()
+            self._proved.clear()
+            self._is_able = self._loaded.family.reuse != "none"
+        self._state = state
+
     def fit(self, prepared: Prepared, pictures: Sequence[Picture], *, use_cache: bool = True) -> Fitted:
         """The inputs for `generate`, less what is known.
 
@@ -122,7 +134,7 @@ class Reuse:
             pictures: all its pictures, in order.
             use_cache: False computes all tokens again (beams reorder their caches).
         """
-        _forget_positions(self._loaded.model)
+        forget_positions(self._loaded.model)
         inputs: dict[str, Any] = memory.to_device(prepared.inputs, self._loaded)
         if not self._is_able:
             return Fitted(inputs)
@@ -154,7 +166,7 @@ def digest_of(picture: Picture) -> str:
     return hashlib.blake2b(image.tobytes() + repr(image.size).encode(), digest_size=16).hexdigest()
 
 
-def _forget_positions(model: Any) -> None:
+def forget_positions(model: Any) -> None:
     """M-RoPE models take the position offset of the prompt before for this one's, unless it is gone."""
     for module in (model, getattr(model, "model", None)):
         if module is not None and getattr(module, "rope_deltas", None) is not None:
