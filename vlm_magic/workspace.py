@@ -125,7 +125,7 @@ class Workspace:
                 if self._loaded_with.get(key) == wanted:
                     self._use(key)
                     return resident
-                leaving = key
+                leaving: str | None = key
             else:
                 leaving = self._default if replace and name is None else None
             self._is_load_stopped.clear()
