@@ -15,12 +15,14 @@ PUBLIC = [
     "Text",
     "Turn",
     "VLMError",
+    "classify",
     "compare",
     "engine",
     "load",
     "load_ipython_extension",
     "session",
     "to_pil",
+    "typed",
     "unload_ipython_extension",
 ]
 

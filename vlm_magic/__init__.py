@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vlm_magic.models.engine import LocalEngine
+    from vlm_magic.tasks.choices import Choices
+    from vlm_magic.tasks.classifying import Classified
     from vlm_magic.tasks.compare import Comparison
 
 __version__ = "0.1.0"
@@ -44,12 +46,14 @@ __all__ = [
     "Text",
     "Turn",
     "VLMError",
+    "classify",
     "compare",
     "engine",
     "load",
     "load_ipython_extension",
     "session",
     "to_pil",
+    "typed",
     "unload_ipython_extension",
 ]
 
@@ -147,6 +151,58 @@ def to_pil(obj: object, *, allow_hosts: Sequence[str] = ()) -> Image.Image:
     from vlm_magic.inputs.pictures import to_pil as convert
 
     return convert(obj, allow_hosts=allow_hosts)
+
+
+def typed(who: Session | Engine, type_: object, *parts: object, **settings: Any) -> Any:
+    """Ask a question whose answer is a value of a type; every token is held to it.
+
+        n = vlm_magic.typed(session, int, "How many circles are there in ", picture, "?")
+
+    Args:
+        who: a session, whose conversation gets the turn, or an engine for a question on its own.
+        type_: a Pydantic model, dataclass, ``TypedDict``, ``Enum``, ``Literal``, `bool`, `int`, ``list[…]``,
+            …, a JSON schema as a dict, or a compiled regular expression.
+        *parts: the question, as for `Session.ask`.
+        **settings: for this question only.
+
+    Returns:
+        The value: an instance of the type; JSON's own values for a JSON schema, the text for a pattern.
+
+    Raises:
+        OptionError: no type of an answer, or nothing satisfies it.
+        ModelKindError: the model's tokenizer cannot be held to a type.
+        TypedAnswerError: the answer was cut short, or the type refuses it; ``text`` has what was said.
+    """
+    from vlm_magic.tasks.typed import typed as ask_typed
+
+    return ask_typed(who, type_, *parts, **settings)
+
+
+def classify(
+    engine: Engine, picture: object, choices: object, prompt: str | None = None, **options: Any
+) -> Choices | Classified:
+    """Choose among replies for one picture or many, with probabilities; outside any conversation.
+
+        vlm_magic.classify(engine, photo, ["animals", "vegetables", "city landscape"]).best
+
+    Args:
+        engine: who answers, from `load`.
+        picture: a picture; or a list, Series, array batch or generator of them.
+        choices: a list, tuple, Series, Enum or dict of replies.
+        prompt: what is asked; ``{picture}`` marks the picture's place, first if absent.
+        **options: truth, examples, normalize, …; see `vlm_magic.tasks.classifying.classify`.
+
+    Returns:
+        `Choices` for one picture; `Classified` for many, with accuracy, confusion and calibration where
+        the truth is given.
+
+    Raises:
+        OptionError: choices or a truth that do not fit.
+        PictureError: the one picture cannot be read.
+    """
+    from vlm_magic.tasks.classifying import classify as ask
+
+    return ask(engine, picture, choices, prompt, **options)
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -154,6 +154,7 @@ class Session:
         on_commit: Callable[[Exchange], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         examples: Sequence[Turn] = (),
+        remarks: Sequence[str] = (),
         **settings: Any,
     ) -> Answer:
         """Queue a question and return its handle at once.
@@ -168,6 +169,7 @@ class Session:
             on_progress: called by the worker with what the answer waits for.
             examples: few-shot examples to show the model before everything else, from
                 `vlm_magic.tasks.examples.example_turns`.
+            remarks: what else to tell the person, put before the reply's own notes.
             **settings: for this question only.
 
         Raises:
@@ -184,7 +186,8 @@ class Session:
         answer = Answer(exchange)
 
         def commit(reply: Reply) -> None:
-            answer.exchange = self.conversation.commit(exchange, reply, fresh=fresh)
+            told = replace(reply, notes=(*remarks, *reply.notes)) if remarks else reply
+            answer.exchange = self.conversation.commit(exchange, told, fresh=fresh)
             if on_commit is not None:
                 on_commit(answer.exchange)
 

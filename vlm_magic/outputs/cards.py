@@ -10,17 +10,19 @@ Neighbours: `transcript` and `panel` call this.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import TypeAlias
 
-from vlm_magic.messages import Exchange, Part, Picture, Progress, Reply, Text
+from vlm_magic.messages import Exchange, Part, Picture, Progress, Reply, Text, Turn
 from vlm_magic.outputs.parsing import clean_text
 
 __all__ = [
     "Thumbnailer",
     "badges",
     "ending",
+    "examples_html",
+    "examples_text",
     "picture_label",
     "proof_items",
     "question_html",
@@ -36,6 +38,7 @@ Thumbnailer: TypeAlias = Callable[[Picture], str]
 _RASTER = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+={0,2}")
 _MAX_THUMBNAIL_CHARS = 60_000  # of one data URI; ours have about 10,000
 _MAX_NAME_CHARS = 60
+_MAX_EXAMPLES = 6  # that are shown one by one
 _PIC_STYLE = "display:inline-block;vertical-align:middle"  # where the style sheet is stripped, these stay
 _CAP_STYLE = "display:block"
 
@@ -56,6 +59,44 @@ def picture_label(picture: Picture) -> str:
         return f"{name}, no longer on this machine" if picture.is_lost else name
     width, height = picture.size_px
     return f"{name}, {width}×{height} px"
+
+
+def examples_html(examples: Sequence[Turn], thumbnail: Thumbnailer | None = None) -> str:
+    """The few-shot examples before a question, small: each picture with its answer; "" without any."""
+    if not examples:
+        return ""
+    pieces = []
+    for turn in examples[: 2 * _MAX_EXAMPLES]:
+        if turn.role == "assistant":
+            pieces.append(f'<span class="vlm-example-answer">{escape(_brief(turn.text))}</span> ')
+            continue
+        for picture in turn.pictures:
+            src, label = thumbnail_src(picture, thumbnail), escape(picture_label(picture))
+            size = _fit(picture, 40)
+            pieces.append(f'<img src="{src}" alt="{label}" title="{label}"{size}> ' if src else f"[{label}] ")
+    n = _n_examples(examples)
+    more = f"and {n - _MAX_EXAMPLES} more" if n > _MAX_EXAMPLES else ""
+    lead = f"After {_count(n, 'example')}:"
+    return f'<p class="vlm-examples"><small>{lead} {"".join(pieces)}{more}</small></p>'
+
+
+def examples_text(examples: Sequence[Turn]) -> str:
+    """The same in words, a line; "" without any."""
+    if not examples:
+        return ""
+    n = _n_examples(examples)
+    answers = [_brief(turn.text) for turn in examples if turn.role == "assistant"][:_MAX_EXAMPLES]
+    more = "; …" if n > _MAX_EXAMPLES else ""
+    return f"[after {_count(n, 'example')}: {'; '.join(answers)}{more}]\n"
+
+
+def _n_examples(examples: Sequence[Turn]) -> int:
+    return sum(turn.role == "user" for turn in examples)
+
+
+def _brief(text: str) -> str:
+    words = " ".join(clean_text(text).split())
+    return words if len(words) <= _MAX_NAME_CHARS else f"{words[: _MAX_NAME_CHARS - 1]}…"
 
 
 def question_html(parts: Iterable[Part], thumbnail: Thumbnailer | None = None) -> str:

@@ -7,16 +7,20 @@ Pure functions. Neighbours: `transcript`, `panel` and `terminal` put them below 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from vlm_magic.messages import Choice
 from vlm_magic.outputs.parsing import clean_text
 
-__all__ = ["choices_html", "choices_markdown", "choices_plain", "percent"]
+__all__ = ["choices_html", "choices_markdown", "choices_plain", "classified_html", "percent"]
 
 _MAX_BARS = 30  # more than a person compares; the rest is summed up in a line
 _MAX_LABEL = 60  # characters of one choice
+_MAX_ROWS = 50  # of a table of pictures
+_MAX_MATRIX = 20  # choices of a confusion matrix that is shown
+_RASTER = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+={0,2}")
 _PLAIN_BAR = 24  # characters of a full bar
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -92,8 +96,7 @@ def _ranked(choices: Sequence[Choice]) -> tuple[list[Choice], str]:
 
 
 def _label(choice: Choice) -> str:
-    label = " ".join(clean_text(choice.text).split())
-    return label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 21]}…{label[-20:]}"
+    return _short(choice.text)
 
 
 def _log(choice: Choice) -> str:
@@ -108,3 +111,66 @@ def _number(value: float) -> str:
 def _bar(probability: float) -> str:
     whole, part = divmod(round(probability * _PLAIN_BAR * 8), 8)
     return ("█" * whole + _EIGHTHS[part]).rstrip()
+
+
+def classified_html(
+    summary: str,
+    labels: Sequence[str],
+    rows: Sequence[tuple[str, str, str, str, str, bool | None]],
+    counts: Mapping[tuple[str, str], int],
+) -> str:
+    """Many pictures with their answers, and the confusion matrix where the truth is known.
+
+    Args:
+        summary: one line above all.
+        labels: the choices, in order.
+        rows: (thumbnail as a data URI, name, answer or error, probability, truth, right or not) of each.
+        counts: how often each (truth, answer) came.
+    """
+    shown = rows[:_MAX_ROWS]
+    has_truth = any(row[4] for row in rows)
+    heads = ["", "picture", "answer", "probability", *(["truth"] if has_truth else [])]
+    body = "".join(_classified_row(row, has_truth=has_truth) for row in shown)
+    more = f"<p><small>and {len(rows) - len(shown)} more: .to_frame()</small></p>" if rows[_MAX_ROWS:] else ""
+    return (
+        '<div class="vlm vlm-transcript"><div class="vlm-turn"><div class="vlm-body">'
+        f"<p><b>{escape(clean_text(summary))}</b></p>{_confusion_html(labels, counts)}"
+        f'<div class="vlm-table"><table><thead><tr>{_cells(heads, "th")}</tr></thead><tbody>{body}</tbody>'
+        f"</table></div>{more}</div></div></div>"
+    )
+
+
+def _classified_row(row: tuple[str, str, str, str, str, bool | None], *, has_truth: bool) -> str:
+    src, name, answer, share, truth, is_right = row
+    image = f'<img src="{src}" alt="" width="40">' if _RASTER.fullmatch(src) else ""
+    verdict = "" if is_right is None else " ✓" if is_right else " ✗"
+    said = [_short(name), _short(answer) + verdict, share, *([_short(truth)] if has_truth else [])]
+    return f"<tr><td>{image}</td>{_cells(said)}</tr>"
+
+
+def _confusion_html(labels: Sequence[str], counts: Mapping[tuple[str, str], int]) -> str:
+    """A row per truth, a column per answer; deeper where more are."""
+    if not counts or len(labels) > _MAX_MATRIX:
+        return ""
+    most = max(counts.values())
+    lines = []
+    for truth in labels:
+        cells = []
+        for answer in labels:
+            n = counts.get((truth, answer), 0)
+            depth = round(55 * n / most)
+            shade = f"background:color-mix(in srgb, var(--vlm-accent) {depth}%, transparent)" if n else ""
+            cells.append(f'<td class="vlm-right" style="{shade}">{n or ""}</td>')
+        lines.append(f"<tr><th>{escape(_short(truth))}</th>{''.join(cells)}</tr>")
+    heads = _cells(["truth ↓ answer →", *(_short(label) for label in labels)], "th")
+    table = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="vlm-table"><table>{table}</table></div>'
+
+
+def _cells(texts: Sequence[str], tag: str = "td") -> str:
+    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
+
+
+def _short(text: str) -> str:
+    words = " ".join(clean_text(text).split())
+    return words if len(words) <= _MAX_LABEL else f"{words[: _MAX_LABEL - 21]}…{words[-20:]}"

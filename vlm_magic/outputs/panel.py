@@ -25,6 +25,8 @@ from vlm_magic.outputs.cards import (
     Thumbnailer,
     badges,
     ending,
+    examples_html,
+    examples_text,
     picture_label,
     question_html,
     question_text,
@@ -314,8 +316,9 @@ class ChatPanel(anywidget.AnyWidget):
         reply = exchange.reply
         turn: dict[str, Any] = {
             "id": exchange.id,
-            "question": question_html(exchange.parts, self._thumbnail),
-            "question_text": question_text(exchange.parts),
+            "question": examples_html(exchange.examples, self._thumbnail)
+            + question_html(exchange.parts, self._thumbnail),
+            "question_text": examples_text(exchange.examples) + question_text(exchange.parts),
             "source": marked_text(exchange.parts),
             "state": "waiting" if reply is None else "done",
             "waiting": waiting_text(None),

@@ -9,7 +9,7 @@ import os
 from typing import TextIO
 
 from vlm_magic.messages import Chunk, Exchange, Progress
-from vlm_magic.outputs.cards import badges, picture_label, proof_items, waiting_text
+from vlm_magic.outputs.cards import badges, examples_text, picture_label, proof_items, waiting_text
 from vlm_magic.outputs.choices import choices_plain
 from vlm_magic.outputs.parsing import clean_text
 
@@ -36,6 +36,8 @@ class TerminalView:
 
     def begin(self, exchange: Exchange) -> None:
         """Name the pictures that were found: the person sees what the model will see."""
+        if exchange.examples:
+            self._line(examples_text(exchange.examples).strip())
         for picture in exchange.pictures:
             self._line(f"[{picture_label(picture)}]")
 

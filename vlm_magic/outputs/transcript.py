@@ -18,6 +18,8 @@ from vlm_magic.messages import Exchange, Reply
 from vlm_magic.outputs.cards import (
     Thumbnailer,
     badges,
+    examples_html,
+    examples_text,
     proof_items,
     question_html,
     question_text,
@@ -132,7 +134,7 @@ def _html(exchanges: Iterable[Exchange], title: str, thumbnail: Thumbnailer | No
 
 
 def _exchange_html(exchange: Exchange, thumbnail: Thumbnailer | None, model: str) -> str:
-    question = question_html(exchange.parts, thumbnail)
+    question = examples_html(exchange.examples, thumbnail) + question_html(exchange.parts, thumbnail)
     html = (
         '<div class="vlm-turn vlm-user"><p class="vlm-role"><b>You</b></p>'
         f'<div class="vlm-body">{question}</div></div>'
@@ -160,7 +162,8 @@ def _markdown(exchanges: Iterable[Exchange], title: str, model: str) -> str:
     """Markdown that is inert in renderers that allow HTML; pictures by name, their data is in the HTML."""
     blocks = [f"## {_literal(title)}"] if title else []
     for exchange in exchanges:
-        blocks += ["**You**", _literal(question_text(exchange.parts))]
+        question = examples_text(exchange.examples) + question_text(exchange.parts)
+        blocks += ["**You**", _literal(question)]
         if exchange.reply is None:
             continue
         marks = "".join(f" *({_literal(mark)})*" for mark in badges(exchange))
@@ -186,7 +189,7 @@ def _plain(exchanges: Iterable[Exchange], title: str, model: str) -> str:
     for exchange in exchanges:
         if lines:
             lines.append("")
-        lines.append(f"You: {question_text(exchange.parts)}")
+        lines.append(f"You: {examples_text(exchange.examples)}{question_text(exchange.parts)}")
         if exchange.reply is None:
             continue
         reply = exchange.reply

@@ -17,7 +17,7 @@ from vlm_magic.messages import Part, Text
 from vlm_magic.outputs.bill import bill_bundle
 from vlm_magic.outputs.views import AnswerView, choose_view
 from vlm_magic.session import Answer
-from vlm_magic.shell import comparing, mapping, typed
+from vlm_magic.shell import choosing, comparing, mapping, typed
 from vlm_magic.shell.chat import CellPanel, ChatDesk
 from vlm_magic.shell.showing import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
@@ -37,6 +37,8 @@ class Call:
     no_panel: bool = False
     dry_run: bool = False
     type: str | None = None
+    choices: str | None = None
+    examples: str | None = None
     map: str | None = None
     journal: str | None = None
     batch_size: int | None = None
@@ -62,6 +64,7 @@ def ask(
 ) -> None:
     """Ask the model and show the answer; ``-o`` puts its text into the notebook."""
     call, settings = Call.split(values)
+    choices = choosing.find_choices(call.choices, shell.user_ns, settings)
     schema = typed.find_schema(call.type, shell.user_ns, settings)
     if call.map is not None:
         how: dict[str, Any] = {
@@ -78,8 +81,11 @@ def ask(
             parse_prompt(text, first_line=first_line), shell.user_ns, options=pictures or PictureOptions()
         )
     )
+    examples = choosing.find_examples(call.examples, shell.user_ns, parts, pictures)
     if call.compare is not None:
-        comparing.compare(shell, workspace, call, parts, settings, save_thumbnails=save_thumbnails)
+        comparing.compare(
+            shell, workspace, call, parts, settings, examples=examples, save_thumbnails=save_thumbnails
+        )
         return
     remark = workspace.ensure_engine()
     if remark:
@@ -89,11 +95,15 @@ def ask(
     if call.dry_run:
         key = workspace.peek_key()
         session = workspace.session_for(key, call.conversation)
-        bill, shown = session.bill(*parts, key=key, fresh=call.new, engine=engine, **settings)
+        asked: dict[str, Any] = {"engine": engine, "examples": examples, **settings}
+        bill, shown = session.bill(*parts, key=key, fresh=call.new, **asked)
         show_bundle(bill_bundle(bill, shown, thumbnail_data_uri))
         return
     key = workspace.next_key()
     session = workspace.session_for(key, call.conversation, call.new)
+    remarks = choosing.fit_remark(
+        engine, session, examples, parts, key, call.examples, fresh=call.new, **settings
+    )
     panel = CellPanel(
         workspace,
         session,
@@ -116,6 +126,8 @@ def ask(
         engine=engine,
         on_commit=lambda exchange: workspace.settle(session, exchange),
         on_progress=view.progress,
+        examples=examples,
+        remarks=remarks,
         **settings,
     )
     panel.serve(answer, view)
@@ -123,8 +135,7 @@ def ask(
     if constraint is not None:
         typed.take(shell, constraint, answer.exchange.reply, call.out)
     elif call.out:
-        reply = answer.exchange.reply
-        shell.user_ns[call.out] = "" if reply is None else reply.text
+        shell.user_ns[call.out] = choosing.outcome(answer.exchange.reply, choices)
 
 
 def show(answer: Answer, view: AnswerView) -> None:

@@ -78,6 +78,11 @@ AXES = re.compile(rf"\s*({_AXIS}(?:\s+{_AXIS})*)")
 """The form of `models=a,b temperature=0,0.7`: words with lists, up to the first word that is none."""
 
 
+_WORDS = rf"(?:{_QUOTED}|[^\s,\"'\[(][^\s,]*)"
+CHOICES = re.compile(rf"\s*({_BRACKETS}|\([^()]*\)|{_WORDS}(?:\s*,\s*{_WORDS}?)*)")
+"""The form of `a, b,"c d"`: as `LIST`, but with blanks behind commas, and quotes within words; or `["a"]`."""
+
+
 def split_axes(text: str) -> dict[str, tuple[str, ...]]:
     """The lists of `AXES` by their names, as they stand.
 
@@ -89,9 +94,9 @@ def split_axes(text: str) -> dict[str, tuple[str, ...]]:
         name, _, values = found[0].partition("=")
         if name in axes:
             raise ValueError(f"{name} is there twice")
-        axes[name] = split_list(values)
-        if not all(axes[name]):
+        if not all(re.sub(_QUOTED, "quoted", values).split(",")):
             raise ValueError(f"{name} lacks a value")
+        axes[name] = split_list(values)
     return axes
 
 
@@ -135,6 +140,25 @@ ASK_OPTIONS = (
         "TYPE",
         _bare,
         takes=TYPE,
+    ),
+    Option(
+        ("--choices",),
+        "Choose among these replies, with their probabilities; a list, or a variable that holds them. "
+        "-o gets the result.",
+        "A,B,…",
+        takes=CHOICES,
+    ),
+    Option(
+        ("--normalize",),
+        "How choices are compared: none (log-probability), length (per token), prior (less that without the "
+        "picture).",
+        "HOW",
+    ),
+    Option(
+        ("--examples",),
+        "Few-shot examples before the question: a table with columns picture and answer, or a list of "
+        "pairs or turns.",
+        "NAME",
     ),
     Option(("-c", "--conversation"), "Which conversation the turn belongs to; made when new.", "NAME"),
     Option(("--new",), "Start another conversation with this cell."),

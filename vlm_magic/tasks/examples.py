@@ -32,7 +32,7 @@ from vlm_magic.inputs import sniff
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.messages import Engine, Exchange, Part, Picture, Settings, Text, Turn
 
-__all__ = ["ExamplesFit", "example_turns", "fit_examples"]
+__all__ = ["ExamplesFit", "example_turns", "fit_examples", "question_with"]
 
 _PICTURE_COLUMNS = ("picture", "image", "photo")
 _ANSWER_COLUMNS = ("answer", "caption", "label")
@@ -82,7 +82,7 @@ def example_turns(
     for n, row in enumerate(rows, start=1):
         picture, question, answer = _fields(row, n)
         shown = _pictures(picture, n, options)
-        asked = _with_pictures(prompt if question is None else question, shown)
+        asked = question_with(prompt if question is None else question, shown)
         turns += [Turn("user", asked), Turn("assistant", (Text(_answer(answer, n)),))]
     return tuple(turns)
 
@@ -241,7 +241,7 @@ def _fields(row: object, n: int) -> tuple[object, str | None, object]:
 
 
 def _pictures(value: object, n: int, options: PictureOptions | None) -> list[Picture]:
-    """The decoded pictures of one example; a string is a path or a URL: the column says that it is a picture."""
+    """The decoded pictures of one example; a string is a path or a URL, as the column is one of pictures."""
     name = f"example {n}"
     if _is_missing(value):
         raise PromptError(f"{name} has no picture", have=repr(value), hint="drop the row, or give it one")
@@ -269,8 +269,8 @@ def _is_missing(value: object) -> bool:
     )
 
 
-def _with_pictures(prompt: str | Sequence[Part] | None, shown: Sequence[Picture]) -> tuple[Part, ...]:
-    """A question with these pictures at its picture's place."""
+def question_with(prompt: str | Sequence[Part] | None, shown: Sequence[Picture]) -> tuple[Part, ...]:
+    """The parts of a question with these pictures at its picture's place, see `example_turns`."""
     if prompt is None:
         return tuple(shown)
     if isinstance(prompt, str):
