@@ -17,6 +17,7 @@ import pytest
 from lab import (
     Lab,
     browser_page,
+    need_part,
     open_notebook,
     output_text,
     run_all,
@@ -408,18 +409,12 @@ def test_a_notebook_saved_by_a_person_converts_and_reruns_strictly(lab: Lab, bro
     context.close()
 
 
-OLD_KERNEL = os.environ.get("VLM_MAGIC_OLD_KERNEL", "")  # a folder with ipykernel 6.30, nothing else
-need_old = pytest.mark.skipif(
-    not OLD_KERNEL, reason="VLM_MAGIC_OLD_KERNEL names no folder with ipykernel 6.30"
-)
-
-
 @pytest.mark.parametrize(
     ("app", "kernel", "way"),
     [
         ("notebook", "python3", "Stop this answer"),
-        pytest.param("lab", "old", "interrupting the kernel", marks=need_old),
-        pytest.param("notebook", "old", "interrupting the kernel", marks=need_old),
+        ("lab", "old", "interrupting the kernel"),
+        ("notebook", "old", "interrupting the kernel"),
     ],
 )
 def test_stop_reaches_a_blocking_cell_everywhere(
@@ -429,7 +424,8 @@ def test_stop_reaches_a_blocking_cell_everywhere(
         pytest.importorskip("notebook")
     (tmp_path / "books").mkdir()
     write_notebook(tmp_path / "books" / "stop.ipynb", SETUP, LONG, "print('next', 'cell')", kernel=kernel)
-    kernels = {"old": Path(OLD_KERNEL)} if OLD_KERNEL else {}
+    old = kernel == "old"
+    kernels = {"old": need_part("VLM_MAGIC_OLD_KERNEL", "folder with ipykernel 6.30")} if old else {}
     with (
         running_lab(tmp_path / "books", app=app, kernels=kernels) as other,
         browser_page(other, "stop.ipynb", browser=browser) as page,
@@ -449,9 +445,7 @@ def test_stop_reaches_a_blocking_cell_everywhere(
 
 
 def test_the_panel_is_accessible(lab: Lab, browser: Any) -> None:
-    axe = os.environ.get("VLM_MAGIC_AXE", "")
-    if not axe:
-        pytest.skip("VLM_MAGIC_AXE names no axe.min.js (npm pack axe-core)")
+    axe = need_part("VLM_MAGIC_AXE", "axe.min.js of axe-core")
     slow = CHAT.replace("tokens_per_s=40", "tokens_per_s=10")
     write_notebook(lab.folder / "axe.ipynb", SETUP, "ask(tokens_per_s=0)", slow, "ask(use_panel=False)")
     for dark in (False, True):

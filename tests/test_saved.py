@@ -132,7 +132,7 @@ def test_a_file_says_when_it_was_saved_and_where_its_pictures_are(tmp_path: Path
 @pytest.mark.parametrize("text", ["", "[1", "[" * 100_000, "\ud800"])
 def test_a_file_that_cannot_be_read_is_a_short_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.ipynb"
-    with pytest.raises(ConversationError, match="no notebook 'x.ipynb'"):
+    with pytest.raises(ConversationError, match=r"no notebook 'x\.ipynb'"):
         read_notebook(path)
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     with pytest.raises(ConversationError, match=r"x\.ipynb is no notebook") as caught:

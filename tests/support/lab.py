@@ -84,6 +84,21 @@ def need_browser() -> str:
     return str(chromium)
 
 
+def need_part(variable: str, what: str) -> Path:
+    """What a variable of the environment names; skips the test without it, or fails in CI.
+
+    ``.ci/run`` fetches these parts; why it could not is in ``<variable>_MISSING``.
+    """
+    path = Path(os.environ.get(variable, ""))
+    if os.environ.get(variable) and path.exists():
+        return path
+    why = os.environ.get(f"{variable}_MISSING") or "it is not set, or nothing is there"
+    reason = f"{variable} names no {what}: {why}"
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"{reason}; CI must run this test")
+    pytest.skip(reason)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
