@@ -12,7 +12,7 @@ Pure functions. Neighbours: `cards` and `transcript` show exchanges in the same 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from html import escape
@@ -137,7 +137,7 @@ class _Grid:
     def __init__(self, axes: Mapping[str, Sequence[str]], cells: Sequence[GridCell]) -> None:
         self.cells = cells
         self.axes = {name: values for name, values in axes.items() if len(values) > 1}
-        self.fixed = [f"{name} {values[0]}" for name, values in axes.items() if len(values) == 1]
+        self.fixed = [_named(name, values[0]) for name, values in axes.items() if len(values) == 1]
         fitting = [name for name, values in self.axes.items() if len(values) <= _MAX_COLUMNS]
         self.column = fitting[-1] if fitting else ""
         self._places = [dict(zip(self.axes, values, strict=True)) for values in product(*self.axes.values())]
@@ -146,19 +146,19 @@ class _Grid:
 
     def label(self, n: int) -> str:
         """The values of a cell in words."""
-        return " · ".join(f"{name} {value}" for name, value in self._places[n].items()) or "the answer"
+        return " · ".join(_named(name, value) for name, value in self._places[n].items()) or "the answer"
 
     def rows(self) -> list[tuple[str, list[int]]]:
         """The rows of the table: their headings, and the numbers of their cells."""
         rows: dict[str, list[int]] = {}
         for n, place in enumerate(self._places):
-            heading = " · ".join(f"{name} {value}" for name, value in place.items() if name != self.column)
+            heading = " · ".join(_named(name, value) for name, value in place.items() if name != self.column)
             rows.setdefault(heading, []).append(n)
         return list(rows.items())
 
     def columns(self) -> list[str]:
         """The headings of the columns."""
-        return [f"{self.column} {value}" for value in self.axes.get(self.column, ())] or [""]
+        return [_named(self.column, value) for value in self.axes.get(self.column, ())] or [""]
 
     def remark(self, n: int) -> str:
         """How a cell's answer relates to the first one, in words."""
@@ -179,6 +179,11 @@ class _Grid:
         if n not in self._pieces:
             self._pieces[n] = word_differences(_text(self.cells[first]), _text(self.cells[n]))
         return self._pieces[n]
+
+
+def _named(axis: str, value: str) -> str:
+    """A value with its axis; a model's name says what it is."""
+    return value if axis == "model" else f"{axis} {value}"
 
 
 def _text(cell: GridCell) -> str:
@@ -223,10 +228,10 @@ def _summary(grid: _Grid) -> str:
 def _html(parts: Sequence[Part], grid: _Grid, thumbnail: Thumbnailer | None) -> str:
     question = question_html(parts, thumbnail)
     summary = escape(clean_text(_summary(grid)))
-    corner = " · ".join(name for name in grid.axes if name != grid.column)
+    kind = "" if grid.column else " vlm-rows"
     heads = "".join(f'<th scope="col">{escape(clean_text(head))}</th>' for head in grid.columns())
     has_row_heads = any(heading for heading, _ in grid.rows())
-    first = f"<th>{escape(clean_text(corner))}</th>" if has_row_heads else ""
+    first = "<td></td>" if has_row_heads else ""
     top = f"<thead><tr>{first}{heads}</tr></thead>" if grid.column else ""
     body = "".join(
         "<tr>"
@@ -240,7 +245,7 @@ def _html(parts: Sequence[Part], grid: _Grid, thumbnail: Thumbnailer | None) -> 
         '<div class="vlm vlm-compare">'
         f'<div class="vlm-turn vlm-user"><p class="vlm-role"><b>Compared</b> {summary}</p>'
         f'<div class="vlm-body">{question}</div></div>'
-        f'<div class="vlm-grid"><table>{top}<tbody>{body}</tbody></table></div></div>'
+        f'<div class="vlm-grid{kind}"><table>{top}<tbody>{body}</tbody></table></div></div>'
     )
 
 
@@ -267,25 +272,38 @@ def _cell_html(grid: _Grid, n: int) -> str:
 
 
 def _said_html(grid: _Grid, n: int) -> str:
-    pieces = grid.pieces(n) or [("same", _text(grid.cells[n]))]
     tags = {"more": "ins", "less": "del"}
     made = []
-    for kind, text in pieces:
-        words = escape(text).replace("\n", "<br>")
-        made.append(f"<{tags[kind]}>{words}</{tags[kind]}>" if kind in tags else words)
+    for kind, text in grid.pieces(n) or [("same", _text(grid.cells[n]))]:
+        tag = tags.get(kind, "")
+        start, words, end = _apart(text)
+        marked = f"<{tag}>{_lines(words)}</{tag}>" if tag and words else _lines(words)
+        made.append(f"{_lines(start)}{marked}{_lines(end)}")
     return "".join(made)
+
+
+def _lines(text: str) -> str:
+    return escape(text).replace("\n", "<br>")
+
+
+def _apart(text: str) -> tuple[str, str, str]:
+    """The space before the words of a piece, the words, the space after them: marks go around words alone."""
+    words = text.strip()
+    start = text[: len(text) - len(text.lstrip())]
+    return start, words, text[len(start) + len(words) :]
 
 
 # ---- words -------------------------------------------------------------------------------------
 
 
-def _said(grid: _Grid, n: int, marks: Mapping[str, tuple[str, str]]) -> list[tuple[Kind, str, str, str]]:
-    """Pieces with the marks that stand around them, inside the spaces."""
+def _said(grid: _Grid, n: int, marks: Mapping[str, tuple[str, str]], write: Callable[[str], str]) -> str:
+    """An answer with the marks around its pieces, inside the spaces."""
     made = []
     for kind, text in grid.pieces(n) or [("same", _text(grid.cells[n]))]:
         before, after = marks.get(kind, ("", ""))
-        made.append((kind, before, text, after))
-    return made
+        start, words, end = _apart(text)
+        made.append(f"{start}{before}{write(words)}{after}{end}" if words else text)
+    return "".join(made)
 
 
 def _plain(parts: Sequence[Part], grid: _Grid) -> str:
@@ -297,7 +315,7 @@ def _plain(parts: Sequence[Part], grid: _Grid) -> str:
             lines += [f"   {line}" for line in (clean_text(cell.error) or cell.waiting).splitlines()]
             continue
         marks = {"more": ("{+", "+}"), "less": ("[-", "-]")}
-        said = "".join(before + text + after for _, before, text, after in _said(grid, n, marks))
+        said = _said(grid, n, marks, str)
         lines += [f"   {line}" for line in said.splitlines() or [""]]
     return "\n".join([*lines, "", *_figure_lines(grid)])
 
@@ -331,19 +349,10 @@ def _markdown(parts: Sequence[Part], grid: _Grid) -> str:
             blocks.append(literal(cell.error) or literal(cell.waiting))
             continue
         marks = {"more": ("**", "**"), "less": ("~~", "~~")}
-        said = "".join(_marked(before, text, after) for _, before, text, after in _said(grid, n, marks))
-        blocks.append(said.strip() or "…")
+        blocks.append(_said(grid, n, marks, literal).strip() or "…")
     table = _figure_table(grid)
     if table:
         head, *rows = table
-        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---:"] * len(head), *rows)]
+        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
-
-
-def _marked(before: str, text: str, after: str) -> str:
-    inner = text.strip()
-    if not inner:
-        return text
-    start = text[: len(text) - len(text.lstrip())]
-    return f"{start}{before}{literal(inner)}{after}{text[len(start) + len(inner) :]}"

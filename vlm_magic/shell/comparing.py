@@ -41,6 +41,8 @@ class _Asked(Protocol):
     @property
     def dry_run(self) -> bool: ...
     @property
+    def type(self) -> str | None: ...
+    @property
     def compare(self) -> Mapping[str, tuple[str, ...]] | None: ...
 
 
@@ -80,6 +82,10 @@ def _axes(call: _Asked) -> dict[str, list[object]]:
     if call.conversation is not None or call.new:
         raise OptionError(
             "a comparison is outside the conversation", have="-c or --new", hint="--compare without them"
+        )
+    if call.type is not None:
+        raise OptionError(
+            "answers of a type are not compared", have="--type", hint="--compare without --type"
         )
     axes: dict[str, list[object]] = {}
     for spelling, texts in call.compare.items():
