@@ -317,8 +317,8 @@ def watched_peak(device: str) -> Iterator[Callable[[], int | None]]:
     On a GPU it is torch's own count; on a Linux CPU the process's, all threads included, in whole pages of
     the system; elsewhere None.
     """
-    gc.collect()
     if device.startswith("cuda"):
+        gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
