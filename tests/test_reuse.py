@@ -1,7 +1,11 @@
-"""Reuse never changes an answer: random conversations with and without it, on every family that reuses."""
+"""Reuse never changes an answer: random conversations with and without it, on every family.
+
+``VLM_MAGIC_CONVERSATIONS=200`` in the environment makes the property test longer.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 
@@ -10,7 +14,7 @@ import tiny_models
 import torch
 from PIL import Image
 
-from vlm_magic.messages import Part, Picture, Progress, Settings, Text, Turn
+from vlm_magic.messages import Part, Picture, Progress, Reply, Settings, Text, Turn
 from vlm_magic.models import families, run
 from vlm_magic.models.engine import LocalEngine
 from vlm_magic.models.loading import load_model
@@ -21,8 +25,9 @@ ABLE = [
     for name, build in tiny_models.TINY.items()
     if any(build.model_type in family.model_types and family.reuse != "none" for family in families.FAMILIES)
 ]
-N_CONVERSATIONS = 6
+N_CONVERSATIONS = int(os.environ.get("VLM_MAGIC_CONVERSATIONS", "5"))  # pairs of interleaved chats
 SHORT = Settings(max_tokens=6)
+WATCHED = Settings(max_tokens=6, log_probabilities=True)
 
 
 @pytest.fixture(scope="module", params=ABLE)
@@ -45,27 +50,49 @@ def picture(seed: int) -> Picture:
 PICTURES = [picture(seed) for seed in range(4)]
 
 
-def without_reuse(engine: LocalEngine, turns: list[Turn], settings: Settings) -> tuple[int, ...]:
+def without_reuse(engine: LocalEngine, turns: list[Turn], settings: Settings) -> Reply:
     """The same model with stores that keep nothing."""
     reuse, engine.reuse = engine.reuse, Reuse(engine.reuse._loaded, max_bytes=0)
     engine.reuse._is_able = False
     try:
-        return engine.generate(turns, settings).token_ids
+        return engine.generate(turns, settings)
     finally:
         engine.reuse = reuse
 
 
-def question(rng: random.Random) -> Turn:
+def question(rng: random.Random, build: tiny_models.Tiny, n_shown: int) -> Turn:
+    """Words with up to two pictures somewhere among them, as far as the build takes them."""
     parts: list[Part] = [Text(rng.choice(("what is it? ", "and this one? ", "how many? ", "describe ")))]
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    n_pictures = rng.choice((0, 0, 1, 1, 2))
+    if build.max_pictures is not None or build.needs_picture:
+        n_pictures = max(n_pictures, n_shown == 0)  # these want one to begin with
+    if build.max_pictures is not None:
+        n_pictures = min(n_pictures, build.max_pictures - n_shown)
+    for _ in range(n_pictures):
         parts.insert(rng.randrange(len(parts) + 1), rng.choice(PICTURES))
     return Turn("user", tuple(parts))
 
 
-def test_tokens_are_identical_over_random_conversations(engine: LocalEngine) -> None:
-    """Edits, regenerates, stops and two interleaved chats; greedy, float32."""
-    engine.reuse.clear()
-    n_reused = n_asked = 0
+def stop_somewhere(engine: LocalEngine, turns: list[Turn], rng: random.Random) -> None:
+    """Before anything, in the prompt, or after some words."""
+    generation = engine.start(turns, Settings(max_tokens=50))
+    n_chunks = rng.choice((0, 0, 1, 3))
+    for n, _ in enumerate(generation):
+        if n + 1 >= n_chunks:
+            break
+    generation.stop()
+    generation.wait(60)
+
+
+@pytest.mark.timeout(60 + 120 * N_CONVERSATIONS)
+@pytest.mark.parametrize("name", sorted(tiny_models.TINY))
+def test_tokens_are_identical_over_random_conversations(name: str) -> None:
+    """Edits, regenerates, stops, two interleaved chats; greedy, float32; logs within rounding."""
+    torch.set_num_threads(1)
+    build = tiny_models.TINY[name]
+    engine = LocalEngine(tiny_models.tiny(name))
+    n_reused = n_asked = n_stopped = 0
+    drift = 0.0
     for seed in range(N_CONVERSATIONS):
         rng = random.Random(seed)
         chats: list[list[Turn]] = [[], []]
@@ -74,19 +101,26 @@ def test_tokens_are_identical_over_random_conversations(engine: LocalEngine) -> 
             action = rng.choice(("ask", "ask", "ask", "again", "edit", "stop"))
             if action in ("again", "edit") and len(chat) >= 2:
                 del chat[-2 if action == "again" else rng.randrange(0, len(chat), 2) :]
-            turns = [*chat, question(rng)]
+            n_shown = sum(len(turn.pictures) for turn in chat)
+            turns = [*chat, question(rng, build, n_shown)]
             if action == "stop":
-                generation = engine.start(turns, Settings(max_tokens=50))
-                generation.stop()
-                generation.wait(30)
-            reply = engine.generate(turns, SHORT)
-            assert reply.token_ids == without_reuse(engine, turns, SHORT)
+                stop_somewhere(engine, turns, rng)
+                n_stopped += 1
+            reply = engine.generate(turns, WATCHED)
+            expected = without_reuse(engine, turns, WATCHED)
+            assert reply.token_ids == expected.token_ids
+            pairs = zip(reply.log_probabilities, expected.log_probabilities, strict=True)
+            drift = max([drift, *(abs(a - b) for a, b in pairs)])
             n_reused += reply.n_reused_tokens
             n_asked += 1
             chat[:] = [*turns, Turn("assistant", (Text(reply.text or "yes"),))]
-    assert engine.reuse.is_able, "the prompts made from looks are those of the processor"
-    assert n_reused > 0, "nothing was reused, so nothing was tested"
-    print(f"\n{engine.name}: {N_CONVERSATIONS} conversations, {n_asked} answers, {n_reused} tokens reused")
+    assert drift < 1e-4
+    assert engine.reuse.is_able == (name in ABLE), "the prompts made from looks are those of the processor"
+    assert (n_reused > 0) == (name in ABLE), "nothing was reused, so nothing was tested"
+    print(
+        f"\n{name}: {2 * N_CONVERSATIONS} conversations, {n_asked} answers, {n_stopped} stops, "
+        f"{n_reused} tokens reused, log-probabilities differ by {drift:.1e} at most"
+    )
 
 
 def test_a_prompt_prefilled_in_pieces_gives_the_same_tokens_and_tells_how_far_it_is(
@@ -95,7 +129,7 @@ def test_a_prompt_prefilled_in_pieces_gives_the_same_tokens_and_tells_how_far_it
     """Where the family allows it; pieces end inside pictures as well."""
     assert engine.loaded is not None
     turns = [Turn("user", (PICTURES[0], Text("what is it? "), PICTURES[1], Text("and this one? ")))]
-    whole = without_reuse(engine, turns, SHORT)
+    whole = without_reuse(engine, turns, SHORT).token_ids
     monkeypatch.setattr(run, "PREFILL_CHUNK_TOKENS", 8)
     engine.reuse.clear()
     seen: list[Progress] = []
@@ -112,7 +146,7 @@ def test_a_prompt_prefilled_in_pieces_gives_the_same_tokens_and_tells_how_far_it
 def test_a_stop_at_any_layer_leaves_the_stores_whole(engine: LocalEngine, n_layers: int) -> None:
     """In the vision tower, in prefill, in decode: the next answer is right."""
     turns = [Turn("user", (picture(90 + n_layers), Text("what is it? ")))]
-    right = without_reuse(engine, turns, SHORT)
+    right = without_reuse(engine, turns, SHORT).token_ids
     stacks = [m for m in engine.model.modules() if isinstance(m, torch.nn.ModuleList)]
     seen: list[int] = []
     generation = None
@@ -153,7 +187,7 @@ def test_weights_that_were_trained_are_never_answered_for_from_the_store(own_eng
     torch.optim.SGD(own_engine.model.parameters(), lr=30.0).step()
     reply = own_engine.generate(ASK, SHORT)
     assert reply.n_reused_tokens == 0
-    assert reply.token_ids == without_reuse(own_engine, ASK, SHORT) != before
+    assert reply.token_ids == without_reuse(own_engine, ASK, SHORT).token_ids != before
 
 
 def test_an_adapter_that_comes_or_is_switched_off_empties_the_stores(own_engine: LocalEngine) -> None:
@@ -165,7 +199,7 @@ def test_an_adapter_that_comes_or_is_switched_off_empties_the_stores(own_engine:
     own_engine.model.add_adapter(lora)
     adapted = own_engine.generate(ASK, SHORT)
     assert adapted.n_reused_tokens == 0
-    assert adapted.token_ids == without_reuse(own_engine, ASK, SHORT)
+    assert adapted.token_ids == without_reuse(own_engine, ASK, SHORT).token_ids
     own_engine.model.disable_adapters()
     off = own_engine.generate(ASK, SHORT)
     assert off.n_reused_tokens == 0
@@ -179,6 +213,6 @@ def test_other_settings_of_the_processor_make_other_looks(own_engine: LocalEngin
     split = own_engine.generate(ASK, SHORT)
     assert split.n_reused_tokens == 0
     assert split.n_picture_tokens > before.n_picture_tokens
-    assert split.token_ids == without_reuse(own_engine, ASK, SHORT)
+    assert split.token_ids == without_reuse(own_engine, ASK, SHORT).token_ids
     own_engine.processor.image_processor.do_image_splitting = False
     assert own_engine.generate(ASK, SHORT).token_ids == before.token_ids
