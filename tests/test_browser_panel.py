@@ -97,9 +97,11 @@ def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: A
     with browser_page(lab, "day.ipynb", browser=browser) as page:
         run_cell(page, 0)
         run_cell(page, 1, wait=False)
-        page.wait_for_selector(".vlm-streaming")
-        page.wait_for_selector(".vlm-chat .vlm-blocks ol")
-        assert page.locator(".vlm-chat .vlm-proof").count() == 0, "still under way"
+        page.wait_for_function(  # finished blocks are there while the answer is still under way
+            """() => document.querySelector(".vlm-chat .vlm-streaming")
+              && document.querySelector(".vlm-chat .vlm-blocks ol")
+              && !document.querySelector(".vlm-chat .vlm-proof")"""
+        )
         wait_idle(page)
         panel = page.locator(".vlm-chat").first
         for words in ("What changed between", "before, 640×480 px", "31 tokens/s", "starter"):
@@ -119,7 +121,7 @@ def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: A
         began = time.monotonic()
         page.click(".vlm-stop")
         wait_idle(page)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 5.0, "the answer would take 20 s"
         assert "stopped" in output_text(page, 2)
         run_cell(page, 3)
         assert "still alive" in output_text(page, 3)
@@ -163,7 +165,10 @@ def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: A
 
 def test_a_page_that_is_loaded_again_goes_on_with_the_answer(lab: Lab, browser: Any) -> None:
     write_notebook(
-        lab.folder / "reload.ipynb", SETUP, "chat = Chat('word ' * 120, tokens_per_s=20)", "print(1)"
+        lab.folder / "reload.ipynb",
+        SETUP,
+        "chat = Chat('word ' * 4000, tokens_per_s=20)",
+        "print(len(chat.exchanges[0].reply.text.split()))",
     )
     with browser_page(lab, "reload.ipynb", browser=browser) as page:
         run_cell(page, 0)
@@ -174,9 +179,13 @@ def test_a_page_that_is_loaded_again_goes_on_with_the_answer(lab: Lab, browser: 
         save(page)
         open_notebook(page, lab, "reload.ipynb")
         page.wait_for_selector(".vlm-whole .vlm-streaming")
-        page.wait_for_selector(".vlm-proof >> nth=0", timeout=20_000)
-        text = page.locator(".vlm-whole .vlm-blocks").last.inner_text()
-        assert text.split() == ["word"] * 120, "nothing lost, nothing twice"
+        page.wait_for_timeout(1000)
+        page.click(".vlm-whole .vlm-stop")
+        page.wait_for_selector(".vlm-proof >> nth=0")
+        words = page.locator(".vlm-whole .vlm-blocks").last.inner_text().split()
+        run_cell(page, 2)
+        assert set(words) == {"word"}
+        assert len(words) == int(output_text(page, 2)), "nothing lost, nothing twice"
 
 
 def test_a_person_talks_in_the_panel(lab: Lab, browser: Any) -> None:
@@ -438,7 +447,7 @@ def test_stop_reaches_a_blocking_cell_everywhere(
         began = time.monotonic()
         stop.click()
         wait_idle(page)
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < 5.0, "the answer would take 20 s"
         assert "stopped" in page.locator(".vlm-chat").inner_text()
         run_cell(page, 2)
         assert "next cell" in output_text(page, 2)

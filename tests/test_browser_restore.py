@@ -1,0 +1,156 @@
+"""Cells and panels over the real magics in JupyterLab: after a restart, and when turns became stale."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import (
+    Lab,
+    browser_page,
+    output_text,
+    run_cell,
+    running_browser,
+    running_lab,
+    save,
+    screenshot,
+    set_cell,
+    wait_idle,
+    write_notebook,
+)
+
+pytestmark = pytest.mark.browser
+
+SHOTS = Path(os.environ.get("VLM_MAGIC_SCREENSHOTS", "") or os.devnull)
+PATIENCE_MS = 180_000  # loading torch on two busy cores
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("restore") / "notebooks"
+    folder.mkdir()
+    cache = {"XDG_CACHE_HOME": str(folder.parent / "cache")}
+    with running_lab(folder, environment=cache) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with running_browser() as running:
+        yield running
+
+
+def shoot(page: Any, name: str, selector: str = "") -> None:
+    if SHOTS.is_dir():
+        screenshot(page, SHOTS / f"{name}.png", selector)
+
+
+def restart(page: Any) -> None:
+    page.evaluate(
+        "jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart().then(() => null)"
+    )
+    wait_idle(page, PATIENCE_MS)
+
+
+def test_the_conversation_goes_on_after_a_restart_of_the_kernel(lab: Lab, browser: Any) -> None:
+    """The picture's variable is gone; the starter sees the picture all the same, and is right about it."""
+    draw = (
+        "from vlm_magic.starter.scenes import draw_scene\n"
+        "scene = draw_scene([('red', 'circle', 0.25, 0.3, 0.35), ('blue', 'square', 0.7, 0.7, 0.35)])"
+    )
+    write_notebook(
+        lab.folder / "tomorrow.ipynb",
+        f"%load_ext vlm_magic\n{draw}",
+        "%%vlm\nWhat colour is the circle in {scene}?",
+        "%load_ext vlm_magic\nprint('scene' in globals())",
+        "%vlm_chat",
+    )
+    with browser_page(lab, "tomorrow.ipynb", browser=browser) as page:
+        run_cell(page, 0)
+        run_cell(page, 1, wait=False)
+        wait_idle(page, PATIENCE_MS)
+        assert "red" in output_text(page, 1)
+        save(page)
+        restart(page)
+        run_cell(page, 2)
+        assert output_text(page, 2).strip() == "False"
+        run_cell(page, 3)
+        panel = page.locator(".vlm-whole")
+        panel.wait_for()
+        notice = page.locator(".vlm-whole .vlm-notice").inner_text()
+        assert "restored from tomorrow.ipynb" in notice
+        assert "no longer" not in notice
+        assert "What colour is the circle" in panel.inner_text()
+        assert panel.locator(".vlm-pic img").evaluate("image => image.naturalWidth") > 0
+        shoot(page, "restored", ".vlm-whole")
+        panel.locator(".vlm-composer .vlm-input").fill("What colour is the square?")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".vlm-exchange >> nth=1 >> .vlm-proof", timeout=PATIENCE_MS)
+        turns = page.locator(".vlm-whole .vlm-exchange")
+        assert "blue" in turns.nth(1).locator(".vlm-blocks").inner_text().lower()
+        save(page)
+        assert page.problems == []
+        restart(page)
+
+    # Once more, and what was typed in the panel is there as well.
+    with browser_page(lab, "tomorrow.ipynb", browser=browser) as page:
+        run_cell(page, 2)
+        run_cell(page, 3)
+        page.wait_for_selector(".vlm-whole .vlm-exchange >> nth=1")
+        assert "What colour is the square?" in page.locator(".vlm-whole").inner_text()
+
+
+FAKE = """%load_ext vlm_magic
+import vlm_magic
+from fake_engine import FakeEngine
+engine = FakeEngine("one", "two", "one again", "two again", "three", seconds_per_token=0.2)
+vlm_magic.workspace.current().add_engine("fake", engine)
+ticks = []
+def tick():
+    ticks.append(1)
+    return len(ticks)
+"""
+
+
+def test_a_click_brings_a_stale_cell_up_to_date_and_another_opens_everything(lab: Lab, browser: Any) -> None:
+    write_notebook(
+        lab.folder / "stale.ipynb",
+        FAKE,
+        "%%vlm\nfirst",
+        "%%vlm -o second\nAsked {tick()} times",
+        "print(len(ticks), second, [turn.text for turn in engine.history[-1][0]])",
+    )
+    with browser_page(lab, "stale.ipynb", browser=browser) as page:
+        for index in (0, 1, 2):
+            run_cell(page, index)
+        cells = page.locator(".jp-Cell")
+        second = cells.nth(2).locator(".vlm-chat")
+        assert "stale" not in second.inner_text()
+        set_cell(page, 1, "%%vlm\nfirst, in other words")
+        run_cell(page, 1)
+        update = second.get_by_role("button", name="Update")
+        update.wait_for()
+        assert "stale" in second.inner_text()
+        shoot(page, "stale", ".jp-Cell >> nth=2")
+        update.click()
+        second.get_by_text("two again").wait_for()
+        update.wait_for(state="detached")
+        assert "stale" not in second.inner_text()
+        assert "2/2" in second.inner_text(), "the earlier answer is still there"
+        run_cell(page, 3)
+        assert output_text(page, 3).strip() == (
+            "1 two ['first, in other words', 'one again', 'Asked 1 times']"
+        ), "its stored words were asked; nothing was evaluated, no variable bound anew"
+
+        first = cells.nth(1).locator(".vlm-chat")
+        first.get_by_role("button", name="Show the whole conversation").click()
+        first.locator(".vlm-exchange").nth(1).wait_for()
+        assert "Asked 1 times" in first.inner_text()
+        first.locator(".vlm-composer .vlm-input").fill("And a third?")
+        page.keyboard.press("Enter")
+        first.get_by_text("three", exact=True).wait_for()
+        shoot(page, "opened", ".jp-Cell >> nth=1")
+        assert page.problems == []
