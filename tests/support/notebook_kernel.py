@@ -40,12 +40,14 @@ class Notebook:
         self._environment = {**os.environ, "PYTHONPATH": paths, "JPY_SESSION_NAME": str(self.path)}
         self._environment |= environment or {}
         self._manager.start_kernel(cwd=str(folder), env=self._environment)
+        self._subshell = ""
         self._connect()
 
     def _connect(self) -> None:
         self._client = self._manager.client()
         self._client.start_channels()
         self._client.wait_for_ready(timeout=_TIMEOUT_S)
+        self._subshell = ""
 
     def restart(self) -> None:
         """Another process; the file stays as it was saved."""
@@ -61,6 +63,10 @@ class Notebook:
 
     def run(self, source: str, cell_id: str) -> str:
         """Run a cell, its words in plain text; an error's text is in them too, and in ``errors``."""
+        return self.collect(source, cell_id, self.start(source, cell_id))
+
+    def start(self, source: str, cell_id: str) -> str:
+        """Ask for a cell to be run; the request's id."""
         content = {
             "code": source, "silent": False, "store_history": True, "user_expressions": {},
             "allow_stdin": True, "stop_on_error": True,
@@ -68,8 +74,12 @@ class Notebook:
         message = self._client.session.msg("execute_request", content)
         message["metadata"]["cellId"] = cell_id
         self._client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
+
+    def collect(self, source: str, cell_id: str, request: str) -> str:
+        """Wait for the end of a cell that was started; as `run`."""
         outputs, words = [], ""
-        for heard in self._messages(str(message["header"]["msg_id"])):
+        for heard in self.messages(request):
             content = heard["content"]
             if heard["msg_type"] == "display_data":
                 outputs.append(
@@ -85,7 +95,32 @@ class Notebook:
         self.cells[cell_id] = {**cell, "source": source, "outputs": outputs}
         return words
 
-    def _messages(self, request: str) -> Iterator[dict[str, Any]]:
+    def first_words(self, request: str) -> tuple[str, str]:
+        """Wait until the cell's panel was sent words: the panel's comm and the answer's id."""
+        for message in self.messages(request):
+            told = message["content"].get("data", {}).get("content", {})
+            if message["msg_type"] == "comm_msg" and told.get("type") == "delta":
+                return str(message["content"]["comm_id"]), str(told["id"])
+        raise AssertionError("the answer ended without words")
+
+    def interrupt(self) -> None:
+        """What the front-end's stop button for kernels does."""
+        self._manager.interrupt_kernel()
+
+    def click_stop(self, comm_id: str, exchange_id: str) -> None:
+        """What a click on the panel's Stop does in JupyterLab: a message to a subshell of the kernel."""
+        if not self._subshell:
+            request = self._client.session.msg("create_subshell_request", {})
+            self._client.control_channel.send(request)
+            reply = self._client.get_control_msg(timeout=_TIMEOUT_S)
+            self._subshell = str(reply["content"]["subshell_id"])
+        stop = {"method": "custom", "content": {"type": "stop", "id": exchange_id}}
+        message = self._client.session.msg("comm_msg", {"comm_id": comm_id, "data": stop})
+        message["header"]["subshell_id"] = self._subshell
+        self._client.shell_channel.send(message)
+
+    def messages(self, request: str) -> Iterator[dict[str, Any]]:
+        """What the kernel publishes for a request, until it is idle again."""
         deadline = time.monotonic() + _TIMEOUT_S
         while time.monotonic() < deadline:
             try:

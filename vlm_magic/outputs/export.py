@@ -120,12 +120,21 @@ def _notebook(exchanges: list[Exchange], name: str, thumbnail: Thumbnailer | Non
     cells: list[dict[str, object]] = [_cell("markdown", 0, f"# {clean_text(name)}")]
     cells.append(_cell("code", 1, "%load_ext vlm_magic"))
     for n, exchange in enumerate(exchanges, start=2):
-        cell = _cell("code", n, f"%%vlm\n{''.join(map(_source, exchange.parts))}")
+        cell = _cell("code", n, f"%%vlm{_options(exchange)}\n{''.join(map(_source, exchange.parts))}")
         data = exchange_bundle(exchange, thumbnail=thumbnail)
         cell["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}]
         cells.append(cell)
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return {"cells": cells, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _options(exchange: Exchange) -> str:
+    """How the line says that the answer was chosen, and among what."""
+    how = exchange.settings
+    if not how.choices:
+        return ""
+    listed = json.dumps([clean_text(choice) for choice in how.choices], ensure_ascii=False)
+    return f" --choices {listed}" + (f" --normalize {how.normalize}" if how.normalize != "none" else "")
 
 
 def _cell(kind: str, n: int, source: str) -> dict[str, object]:

@@ -45,7 +45,7 @@ _STYLE = """<style>
 
 @dataclasses.dataclass(frozen=True)
 class _Node:
-    """One value: its key in the parent, its kind in words, its text, and what is in it."""
+    """One value: its key in the parent, its kind in words, its text or what is in it."""
 
     key: str
     kind: str
@@ -87,9 +87,10 @@ def _node(key: str, value: object, budget: _Budget, level: int) -> _Node:
     kind = type(value).__name__
     if inside is None:
         return _Node(key, kind, *_leaf(value))
-    count = f"{len(inside)} {'entry' if len(inside) == 1 else 'entries'}"
-    if not inside or level >= _MOST_LEVELS:
-        return _Node(key, kind, count if inside else "empty")
+    if not _has_fields(value):
+        kind += f", {len(inside)} {'entry' if len(inside) == 1 else 'entries'}" if inside else ", empty"
+    if level >= _MOST_LEVELS:
+        return _Node(key, kind)
     children = []
     for label, child in inside[:_MOST_CHILDREN]:
         if budget.left <= 0:
@@ -98,7 +99,7 @@ def _node(key: str, value: object, budget: _Budget, level: int) -> _Node:
     n_hidden = len(inside) - len(children)
     if n_hidden:
         children.append(_Node("", "", f"… {n_hidden} more"))
-    return _Node(key, kind, "" if _has_fields(value) else count, children=tuple(children))
+    return _Node(key, kind, children=tuple(children))
 
 
 def _inside(value: object) -> list[tuple[str, object]] | None:
@@ -170,8 +171,7 @@ def _head_html(node: _Node) -> str:
     if node.kind:
         pieces.append(f'<span class="vlm-kind">{escape(clean_text(node.kind))}</span>')
     if node.text:
-        style = "kind" if node.children else node.style
-        pieces.append(f'<span class="vlm-{style}">{escape(node.text)}</span>')
+        pieces.append(f'<span class="vlm-{node.style}">{escape(node.text)}</span>')
     return " ".join(pieces)
 
 
@@ -191,8 +191,7 @@ def _markdown(node: _Node, level: int) -> Iterator[str]:
 
 def _plain(node: _Node, before: str = "", below: str = "") -> Iterator[str]:
     head = f"{_label(node.key)}: " if node.key else ""
-    kind = f"{clean_text(node.kind)} " if node.kind and (node.children or not node.text) else ""
-    lines = f"{head}{kind}{node.text}".rstrip().split("\n")
+    lines = f"{head}{node.text or clean_text(node.kind)}".rstrip().split("\n")
     yield before + lines[0]
     yield from (below + line for line in lines[1:])
     for n, child in enumerate(node.children, start=1):

@@ -24,6 +24,11 @@ class Store {
     model.on("msg:custom", (message, buffers) => this.receive(message, buffers));
   }
 
+  /** Whether this is a whole conversation, not the turn of one cell. */
+  isWhole() {
+    return this.model.get("kind") === "chat";
+  }
+
   can(kind) {
     return this.model.get("abilities").includes(kind);
   }
@@ -96,7 +101,7 @@ class PanelView {
 
   build() {
     const { model } = this.store;
-    const isChat = model.get("kind") === "chat";
+    const isChat = this.store.isWhole();
     this.node.classList.toggle("vlm-whole", isChat);
     this.node.setAttribute("aria-label", isChat ? model.get("title") || "Conversation" : "Answer of the model");
     if (isChat) {

@@ -135,7 +135,7 @@ export class TurnView {
       turn.stale && can("refresh") && button("redo", "Update", act("refresh"), { title: "Ask again, as it was asked" }),
       can("regenerate") && button("redo", "Another answer", act("regenerate"), quiet),
       turn.state === "done" && turn.text && copy,
-      can("open") && button("chat", "Show the whole conversation", act("open"), quiet),
+      can("open") && !store.isWhole() && button("chat", "Show the whole conversation", act("open"), quiet),
     ];
     this.tools.replaceChildren(...tools.filter(Boolean));
     const userTools = [
