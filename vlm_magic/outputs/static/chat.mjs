@@ -20,6 +20,7 @@ class Store {
     this.completions = null;
     this.ticket = 0;
     this.onPicture = null;
+    this.notice = model.get("notice") ?? {}; // kept for views that are drawn later
     setTurns(this.state, model.get("turns") ?? []);
     model.on("msg:custom", (message, buffers) => this.receive(message, buffers));
   }
@@ -43,8 +44,13 @@ class Store {
     else if (message.type === "picture") this.onPicture?.(message, buffers[0]);
     else if (message.type === "completions" && message.ticket === this.ticket) this.completions?.(message.names);
     else if (message.type === "refused") this.drafts.get(message.draft)?.(message.text);
-    else if (message.type === "notice") for (const view of this.views) view.notify(message);
+    else if (message.type === "notice") this.notify(message);
     else this.change(applyMessage(this.state, message));
+  }
+
+  notify(notice) {
+    this.notice = notice;
+    for (const view of this.views) view.notify(notice);
   }
 
   change(change) {
@@ -53,7 +59,7 @@ class Store {
   }
 
   act(kind, id, values = {}) {
-    for (const view of this.views) view.notify({}); // it was about what was done before
+    this.notify({}); // it was about what was done before
     this.model.send({ type: "act", kind, id, ...values });
   }
 
@@ -113,7 +119,7 @@ class PanelView {
       const composer = this.composer ? [this.composer.node] : [];
       this.node.replaceChildren(...this.head(), ...this.offer(), this.list, this.notice, ...composer);
     } else this.node.replaceChildren(this.list, this.notice);
-    this.notify(model.get("notice") ?? {});
+    this.notify(this.store.notice);
     this.update({ kind: "all" });
     for (const view of this.turns.values()) view.showTools();
   }
