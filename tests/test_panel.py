@@ -205,11 +205,23 @@ def test_a_click_on_a_thumbnail_brings_the_full_picture() -> None:
     panel = Heard(exchanges=[question(1, picture(size=(4000, 1000)))], thumbnail=thumbnail)
     panel.hear({"type": "picture", "id": "x1", "index": 0})
     (message,) = panel.of_type("picture")
-    assert message["label"] == "before, 4000×1000 px"
     assert message["buffers"][0].startswith(b"\x89PNG")
     for index in (-1, 1, 99):
         panel.hear({"type": "picture", "id": "x1", "index": index})
     assert len(panel.of_type("picture")) == 1
+
+
+def test_a_caption_says_what_its_picture_cost() -> None:
+    """As soon as the answer tells: the pictures of the question are the last of its prompt."""
+    exchange = question()
+    assert "640×480 px<" in ChatPanel(exchanges=[exchange], thumbnail=thumbnail).snapshot()[0]["question"]
+    exchange.reply = reply("They differ.", picture_tokens=(7, 64, 81))
+    turn = ChatPanel(exchanges=[exchange], thumbnail=thumbnail).snapshot()[0]
+    assert "before, 640×480 px, 64 tokens<" in turn["question"]
+    assert "after, 640×480 px, 81 tokens<" in turn["question"]
+    assert turn["question_text"].startswith("What changed between [picture: before, 640×480 px, 64 tokens]")
+    exchange.reply = reply("They differ.", picture_tokens=(7,))
+    assert exchange.picture_tokens == (), "figures of another prompt are nobody's"
 
 
 def test_a_sent_message_has_its_pictures_in_their_place() -> None:

@@ -292,6 +292,7 @@ class Reply:
         finish_reason: "stop" (it ended by itself), "length" (max_tokens), "interrupted" or "time".
         n_prompt_tokens: tokens of the prompt, pictures included.
         n_picture_tokens: those of them that stand for pictures.
+        picture_tokens: tokens of each picture of the prompt, in order; () where nobody knows.
         n_reused_tokens: prompt tokens that were not computed again.
         n_new_tokens: tokens that were generated.
         ttft_s: seconds from the start of the work to the first token.
@@ -316,6 +317,7 @@ class Reply:
     total_s: float = 0.0
     model: str = ""
     notes: tuple[str, ...] = ()
+    picture_tokens: tuple[int, ...] = ()
     token_ids: tuple[int, ...] = ()
     log_probabilities: tuple[float, ...] = ()
     choices: tuple[Choice, ...] = ()
@@ -428,6 +430,12 @@ class Exchange:
     def pictures(self) -> tuple[Picture, ...]:
         """The pictures of the question."""
         return Turn("user", self.parts).pictures
+
+    @property
+    def picture_tokens(self) -> tuple[int, ...]:
+        """Tokens of each picture of the question, in order; () where nobody knows."""
+        n, known = len(self.pictures), () if self.reply is None else self.reply.picture_tokens
+        return known[-n:] if 0 < n <= len(known) else ()  # the question is the last turn of its prompt
 
 
 @runtime_checkable

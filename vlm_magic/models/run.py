@@ -193,6 +193,7 @@ class Run(BaseStreamer, StoppingCriteria):
             finish_reason=reason,
             n_prompt_tokens=self._n_prompt_tokens,
             n_picture_tokens=sum(self._prepared.n_picture_tokens),
+            picture_tokens=tuple(self._prepared.n_picture_tokens),
             n_reused_tokens=0 if self._fitted is None else self._fitted.n_reused,
             n_new_tokens=self._n_tokens,
             ttft_s=ttft_s,

@@ -50,15 +50,16 @@ _ENDINGS = {
 }
 
 
-def picture_label(picture: Picture) -> str:
-    """How a picture is called in words: its name and its size in pixels."""
+def picture_label(picture: Picture, n_tokens: int | None = None) -> str:
+    """How a picture is called in words: its name, its size in pixels and, where known, in tokens."""
     name = " ".join(clean_text(picture.name).split()) or "picture"
     if len(name) > _MAX_NAME_CHARS:
         name = f"{name[:38]}…{name[-20:]}"
     if picture.image is None:
         return f"{name}, no longer on this machine" if picture.is_lost else name
     width, height = picture.size_px
-    return f"{name}, {width}×{height} px"
+    tokens = "" if n_tokens is None else f", {_count(n_tokens, 'token')}"
+    return f"{name}, {width}×{height} px{tokens}"
 
 
 def examples_html(examples: Sequence[Turn], thumbnail: Thumbnailer | None = None) -> str:
@@ -99,15 +100,22 @@ def _brief(text: str) -> str:
     return words if len(words) <= _MAX_NAME_CHARS else f"{words[: _MAX_NAME_CHARS - 1]}…"
 
 
-def question_html(parts: Iterable[Part], thumbnail: Thumbnailer | None = None) -> str:
+def question_html(
+    parts: Iterable[Part], thumbnail: Thumbnailer | None = None, tokens: Sequence[int] = ()
+) -> str:
     """What the person asked: words as they stand, thumbnails in their place.
 
     Args:
         parts: words and pictures in their order.
         thumbnail: makes the data URI of a picture; None shows captions alone.
+        tokens: of each picture, in order; () where nobody knows.
     """
+    known = iter(tokens)
     return "".join(
-        _words_html(part.text) if isinstance(part, Text) else _picture_html(part, thumbnail) for part in parts
+        _words_html(part.text)
+        if isinstance(part, Text)
+        else _picture_html(part, thumbnail, next(known, None))
+        for part in parts
     ).strip()
 
 
@@ -115,9 +123,9 @@ def _words_html(text: str) -> str:
     return escape(clean_text(text)).replace("\n", "<br>")
 
 
-def _picture_html(picture: Picture, thumbnail: Thumbnailer | None) -> str:
+def _picture_html(picture: Picture, thumbnail: Thumbnailer | None, n_tokens: int | None) -> str:
     """One thumbnail with its caption; the sizes are attributes, for sites that strip styles."""
-    label = escape(picture_label(picture))
+    label = escape(picture_label(picture, n_tokens))
     title = escape(clean_text(picture.note))
     src = thumbnail_src(picture, thumbnail)
     note = f' title="{title}"' if title else ""
@@ -151,10 +159,13 @@ def _fit(picture: Picture, longest_px: int) -> str:
     return f' width="{max(1, round(width * scale))}" height="{max(1, round(height * scale))}"'
 
 
-def question_text(parts: Iterable[Part]) -> str:
-    """What the person asked, in words alone."""
+def question_text(parts: Iterable[Part], tokens: Sequence[int] = ()) -> str:
+    """What the person asked, in words alone; ``tokens`` as for `question_html`."""
+    known = iter(tokens)
     words = (
-        clean_text(part.text) if isinstance(part, Text) else f"[picture: {picture_label(part)}]"
+        clean_text(part.text)
+        if isinstance(part, Text)
+        else f"[picture: {picture_label(part, next(known, None))}]"
         for part in parts
     )
     return "".join(words).strip()

@@ -27,7 +27,6 @@ from vlm_magic.outputs.cards import (
     ending,
     examples_html,
     examples_text,
-    picture_label,
     question_html,
     question_text,
     speaker,
@@ -300,15 +299,13 @@ class ChatPanel(anywidget.AnyWidget):
         pictures = self._pictures.get(exchange_id, ())
         if not 0 <= index < len(pictures) or pictures[index].image is None:
             return
-        picture = pictures[index]
-        image = picture.rgb
+        image = pictures[index].rgb
         if max(image.size) > _MAX_FULL_PX:
             image = image.copy()
             image.thumbnail((_MAX_FULL_PX, _MAX_FULL_PX))
         buffer = BytesIO()
         image.save(buffer, "PNG")
-        note = {"type": "picture", "id": exchange_id, "index": index, "label": picture_label(picture)}
-        self.send(note, buffers=[buffer.getvalue()])
+        self.send({"type": "picture", "id": exchange_id, "index": index}, buffers=[buffer.getvalue()])
 
     # Turns as the page knows them
 
@@ -317,8 +314,9 @@ class ChatPanel(anywidget.AnyWidget):
         turn: dict[str, Any] = {
             "id": exchange.id,
             "question": examples_html(exchange.examples, self._thumbnail)
-            + question_html(exchange.parts, self._thumbnail),
-            "question_text": examples_text(exchange.examples) + question_text(exchange.parts),
+            + question_html(exchange.parts, self._thumbnail, exchange.picture_tokens),
+            "question_text": examples_text(exchange.examples)
+            + question_text(exchange.parts, exchange.picture_tokens),
             "source": marked_text(exchange.parts),
             "state": "waiting" if reply is None else "done",
             "waiting": waiting_text(None),

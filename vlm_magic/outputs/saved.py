@@ -90,7 +90,7 @@ def to_record(exchange: Exchange) -> dict[str, Any]:
     if exchange.place:
         record |= {"place": exchange.place, "answered_at": exchange.answered_at}
     if exchange.reply is not None:
-        record["reply"] = _reply_record(exchange.reply)
+        record["reply"] = _reply_record(exchange.reply) | {"picture_tokens": list(exchange.picture_tokens)}
     if exchange.alternatives:
         record["alternatives"] = [_reply_record(r) for r in exchange.alternatives[-_MAX_ALTERNATIVES:]]
     return record
@@ -319,7 +319,9 @@ def _reply(kept: Mapping[str, Any]) -> Reply | None:
     }
     notes = tuple(note[:500] for note in _list(kept.get("notes")) if isinstance(note, str))
     choices = _choices(kept.get("choices"))
-    return Reply(text, reason, model=model[:200], notes=notes, choices=choices, **counts, **seconds)
+    tokens = tuple(n for n in _list(kept.get("picture_tokens")) if type(n) is int)
+    figures = {**counts, **seconds, "notes": notes, "choices": choices, "picture_tokens": tokens}
+    return Reply(text, reason, model=model[:200], **figures)
 
 
 def _settings(kept: Mapping[str, Any]) -> Settings:

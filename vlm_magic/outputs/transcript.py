@@ -134,7 +134,9 @@ def _html(exchanges: Iterable[Exchange], title: str, thumbnail: Thumbnailer | No
 
 
 def _exchange_html(exchange: Exchange, thumbnail: Thumbnailer | None, model: str) -> str:
-    question = examples_html(exchange.examples, thumbnail) + question_html(exchange.parts, thumbnail)
+    question = examples_html(exchange.examples, thumbnail) + question_html(
+        exchange.parts, thumbnail, exchange.picture_tokens
+    )
     html = (
         '<div class="vlm-turn vlm-user"><p class="vlm-role"><b>You</b></p>'
         f'<div class="vlm-body">{question}</div></div>'
@@ -162,7 +164,7 @@ def _markdown(exchanges: Iterable[Exchange], title: str, model: str) -> str:
     """Markdown that is inert in renderers that allow HTML; pictures by name, their data is in the HTML."""
     blocks = [f"## {_literal(title)}"] if title else []
     for exchange in exchanges:
-        question = examples_text(exchange.examples) + question_text(exchange.parts)
+        question = examples_text(exchange.examples) + question_text(exchange.parts, exchange.picture_tokens)
         blocks += ["**You**", _literal(question)]
         if exchange.reply is None:
             continue
@@ -189,7 +191,9 @@ def _plain(exchanges: Iterable[Exchange], title: str, model: str) -> str:
     for exchange in exchanges:
         if lines:
             lines.append("")
-        lines.append(f"You: {examples_text(exchange.examples)}{question_text(exchange.parts)}")
+        lines.append(
+            f"You: {examples_text(exchange.examples)}{question_text(exchange.parts, exchange.picture_tokens)}"
+        )
         if exchange.reply is None:
             continue
         reply = exchange.reply

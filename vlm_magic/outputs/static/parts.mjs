@@ -85,7 +85,6 @@ export function addCopyButtons(root) {
 /** Show a picture large in a dialog; Escape, the button or a click beside it closes it. */
 export function openPicture(host, src, label) {
   const image = el("img", { src, alt: label });
-  const words = el("figcaption", {}, label);
   const dialog = el(
     "dialog",
     {
@@ -95,16 +94,15 @@ export function openPicture(host, src, label) {
       onclose: () => dialog.remove(),
       onkeydown: (event) => event.stopPropagation(),
     },
-    el("figure", {}, image, words),
+    el("figure", {}, image, el("figcaption", {}, label)),
     button("close", "Close", () => dialog.close(), { quiet: true, autofocus: true }),
   );
   host.append(dialog);
   dialog.showModal();
   return {
     dialog,
-    replace(newSrc, newLabel) {
+    replace(newSrc) {
       image.src = newSrc;
-      words.textContent = newLabel;
     },
   };
 }

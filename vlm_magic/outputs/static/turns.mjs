@@ -246,7 +246,7 @@ export class TurnView {
     this.store.onPicture = (message, bytes) => {
       if (message.id !== this.id || message.index !== index || !shown.dialog.isConnected) return;
       url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
-      shown.replace(url, message.label);
+      shown.replace(url);
     };
     shown.dialog.addEventListener("close", () => url && URL.revokeObjectURL(url));
     this.store.model.send({ type: "picture", id: this.id, index });
