@@ -232,10 +232,12 @@ def bench_scoring(engine: LocalEngine) -> Iterator[str]:
 
         inputs = memory.to_device(families.prepare(loaded, turns, Settings()).inputs, loaded)
 
-        def full(inputs: dict[str, Any] = inputs, ids: list[list[int]] = ids) -> None:
+        def full(
+            turns: list[Turn] = turns, inputs: dict[str, Any] = inputs, ids: list[list[int]] = ids
+        ) -> None:
             with torch.inference_mode():
                 for each in ids:
-                    scoring._with_full_forward(loaded, inputs, each, lambda: None)
+                    scoring._with_full_forward(loaded, turns, each, Settings(), lambda: None, inputs)
 
         ours.add(lambda turns=turns: engine.score(turns, choices))
         plain.add(full)
