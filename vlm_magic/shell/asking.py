@@ -22,7 +22,7 @@ from vlm_magic.shell.chat import CellPanel, ChatDesk
 from vlm_magic.shell.showing import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
 
-__all__ = ["Call", "ask"]
+__all__ = ["Call", "ask", "body_of"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,16 @@ class Call:
         own = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
         settings = {name: value for name, value in values.items() if name not in own}
         return cls(**own), settings
+
+
+def body_of(cell: str, values: Mapping[str, object]) -> str:
+    """The text of a cell: without blank lines around it, but a text that is continued keeps those at its end.
+
+    Of these IPython has added one, so a text that shall end in a line break is followed by an empty line.
+    """
+    if values.get("continuation") or values.get("raw"):
+        return cell.lstrip("\n").removesuffix("\n")
+    return cell.strip("\n")
 
 
 def ask(

@@ -11,7 +11,7 @@ from traitlets import Bool, Float, Int, List, Unicode, observe
 from vlm_magic.errors import OptionError
 from vlm_magic.inputs.kept import PictureStore
 from vlm_magic.inputs.limits import FetchLimits, PictureOptions
-from vlm_magic.shell import asking, reports
+from vlm_magic.shell import asking, coding, reports
 from vlm_magic.shell.cells import CellWatch
 from vlm_magic.shell.chat import ChatDesk
 from vlm_magic.shell.completion import PromptCompleter
@@ -59,7 +59,8 @@ class VLMMagics(Magics):
     def vlm_cell(self, line: str, cell: str) -> None:
         values = parse_options_only(line, magic("%%vlm").options, "%%vlm")
         n_blank = len(cell) - len(cell.lstrip("\n"))
-        self._ask(values, cell.strip("\n"), first_line=2 + n_blank)  # the magic's line is the first
+        text = asking.body_of(cell, values)
+        self._ask(values, text, first_line=2 + n_blank)  # the magic's line is the first
 
     @no_var_expand
     @line_magic("vlm")
@@ -106,6 +107,11 @@ class VLMMagics(Magics):
             raise OptionError("%vlm_export needs a file", hint="%vlm_export conversation.md")
         path = Path(file).expanduser()
         reports.export(self.workspace, _name(values), path, save_thumbnails=self.save_thumbnails)
+
+    @line_magic
+    def vlm_code(self, line: str) -> None:
+        values, file = parse_line(line, magic("%vlm_code").options)
+        coding.show_code(self.workspace, _name(values), file)
 
     @line_magic
     def vlm_reset(self, line: str) -> None:
@@ -158,6 +164,7 @@ for _function, _name_of_magic in (
     (VLMMagics.vlm_forget, "%vlm_forget"),
     (VLMMagics.vlm_history, "%vlm_history"),
     (VLMMagics.vlm_export, "%vlm_export"),
+    (VLMMagics.vlm_code, "%vlm_code"),
     (VLMMagics.vlm_reset, "%vlm_reset"),
 ):
     _function.__doc__ = help_text(_name_of_magic)
