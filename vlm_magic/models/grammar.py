@@ -17,6 +17,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -33,14 +34,23 @@ if TYPE_CHECKING:
 
     from vlm_magic.models.loading import Loaded
 
-__all__ = ["GrammarProcessor", "check_grammar", "grammar_processors", "is_whole"]
+__all__ = ["GrammarProcessor", "check_grammar", "grammar_processors", "is_whole", "plain_code"]
 
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One way to write each value: free white space is where small models lose themselves for ever."""
 
 _PROBE = 'Two cafés {"n": -1.5} <b>'  # text that a tokenizer must give back byte by byte
 
-_tokenizers: WeakKeyDictionary[Any, LLTokenizer] = WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A tokenizer as llguidance reads it, and its tokens that are one space."""
+
+    tokenizer: LLTokenizer
+    blank_ids: tuple[int, ...]
+
+
+_tokenizers: WeakKeyDictionary[Any, _Tokens] = WeakKeyDictionary()
 
 
 def check_grammar(loaded: Loaded, grammar: str) -> None:
@@ -61,14 +71,51 @@ def grammar_processors(loaded: Loaded, settings: Settings) -> list[LogitsProcess
     """What holds one call of ``generate`` to the settings' grammar; nothing where there is none."""
     if not settings.grammar:
         return []
-    stops = families.stop_token_ids(loaded, settings)
-    return [GrammarProcessor(_compile(loaded, settings.grammar), stops, len(loaded.tokenizer))]
+    matcher, stops = _compile(loaded, settings.grammar), families.stop_token_ids(loaded, settings)
+    blanks = _tokenizer(loaded).blank_ids
+    return [GrammarProcessor(matcher, stops, len(loaded.tokenizer), blank_ids=blanks)]
 
 
 def is_whole(loaded: Loaded, grammar: str, token_ids: Sequence[int]) -> bool:
     """Whether these tokens are a whole answer that cannot go on, though no end token was said."""
     matcher = _compile(loaded, grammar)
     return bool(matcher.consume_tokens(list(token_ids)) and matcher.is_accepting() and matcher.is_stopped())
+
+
+def plain_code(loaded: Loaded, settings: Settings) -> list[str]:
+    """A logits processor in a few lines that does what `GrammarProcessor` does, for people to read.
+
+    It reads every row from its beginning at every step, which is slower and needs no memory.
+    """
+    stops = families.stop_token_ids(loaded, settings)
+    blanks = list(_tokenizer(loaded).blank_ids)
+    return [
+        f"grammar = {_in_their_words(settings.grammar)!a}",
+        f"tokens = from_tokenizer(processor.tokenizer, n_vocab=len(processor.tokenizer), eos_token={stops})",
+        "n_prompt = None  # the tokens before the answer, as the first call shows them",
+        "",
+        "",
+        "class HeldToAType(LogitsProcessor):",
+        '    """Leaves the tokens that the grammar allows after what each row has said."""',
+        "",
+        "    def __call__(self, input_ids, scores):",
+        "        global n_prompt",
+        "        n_prompt = input_ids.shape[1] if n_prompt is None else n_prompt",
+        "        held = torch.full_like(scores, -torch.inf)",
+        "        for row, said in enumerate(input_ids[:, n_prompt:].tolist()):",
+        "            matcher = LLMatcher(tokens, grammar, log_level=0)",
+        "            matcher.consume_tokens(said)",
+        "            mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)",
+        '            allowed = np.unpackbits(mask, bitorder="little").nonzero()[0]',
+        "            allowed = allowed[allowed < len(processor.tokenizer)]",
+        "            if not said:  # no answer begins with a space of its own",
+        f"                allowed = np.setdiff1d(allowed, {blanks})",
+        "            allowed = torch.tensor(allowed[allowed < scores.shape[1]], device=scores.device)",
+        "            held[row, allowed] = scores[row, allowed]",
+        "        return held",
+        "",
+        "",
+    ]
 
 
 class GrammarProcessor(LogitsProcessor):
@@ -80,11 +127,16 @@ class GrammarProcessor(LogitsProcessor):
         matcher: at the beginning of the grammar; it is not moved.
         stop_ids: tokens that end an answer.
         n_vocab: entries of the tokenizer; further scores are padding of the model's output.
+        blank_ids: tokens that are one space. No answer begins with one: a model that would rather say
+            something else takes it for a way out, and is lost behind it.
     """
 
-    def __init__(self, matcher: LLMatcher, stop_ids: Sequence[int], n_vocab: int) -> None:
+    def __init__(
+        self, matcher: LLMatcher, stop_ids: Sequence[int], n_vocab: int, *, blank_ids: Sequence[int] = ()
+    ) -> None:
         self._start = matcher
         self._stop_ids = tuple(stop_ids)
+        self._blank_ids = list(blank_ids)
         self._n_bytes = (n_vocab + 31) // 32 * 4
         self._n_vocab = n_vocab
         self._n_prompt: int | None = None
@@ -96,7 +148,7 @@ class GrammarProcessor(LogitsProcessor):
             self._n_prompt = input_ids.shape[1]
         rows = [tuple(row) for row in input_ids[:, self._n_prompt :].tolist()]
         self._advance(set(rows))
-        masks = {said: self._mask(state) for said, state in self._states.items()}
+        masks = {said: self._mask(state, not said) for said, state in self._states.items()}
         allowed = torch.from_numpy(np.stack([masks[said] for said in rows]))  # (B, n_vocab) bool
         n_scores = scores.shape[1]
         if n_scores > self._n_vocab:
@@ -124,7 +176,7 @@ class GrammarProcessor(LogitsProcessor):
             after[said] = state
         self._states = after
 
-    def _mask(self, state: LLMatcher | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def _mask(self, state: LLMatcher | None, is_start: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which tokens may come next: (n_vocab,) bool."""
         if state is None:
             mask = np.zeros(self._n_vocab, dtype=bool)
@@ -137,7 +189,12 @@ class GrammarProcessor(LogitsProcessor):
                 have=_reason(state.get_error()),
                 hint="a simpler type: fewer alternatives, shorter limits on lengths",
             )
-        return np.unpackbits(bits, count=self._n_vocab, bitorder="little").view(bool)
+        mask = np.unpackbits(bits, count=self._n_vocab, bitorder="little").view(bool)
+        if is_start:
+            without = mask.copy()
+            without[self._blank_ids] = False
+            mask = without if without.any() else mask
+        return mask
 
     @staticmethod
     def _check_choice(before: torch.Tensor, held: torch.Tensor) -> None:
@@ -155,7 +212,7 @@ def _compile(loaded: Loaded, grammar: str) -> LLMatcher:
     """A matcher at the beginning of ``grammar``, for this model's tokenizer."""
     import llguidance
 
-    tokenizer = _tokenizer(loaded)
+    tokenizer = _tokenizer(loaded).tokenizer
     matcher = llguidance.LLMatcher(tokenizer, _in_their_words(grammar), log_level=0)
     error = matcher.get_error()
     if not error and (not any(matcher.compute_bitmask()) or matcher.is_error()):
@@ -184,7 +241,7 @@ def _in_their_words(grammar: str) -> str:
     return LLMatcher.grammar_from_lark(f'start: " "? value\nvalue: %json {json.dumps(schema)}')
 
 
-def _tokenizer(loaded: Loaded) -> LLTokenizer:
+def _tokenizer(loaded: Loaded) -> _Tokens:
     """The model's tokenizer as llguidance reads it; made once, which takes 2 s for 128,000 entries."""
     tokenizer = loaded.tokenizer
     found = _tokenizers.get(tokenizer)
@@ -206,8 +263,9 @@ def _tokenizer(loaded: Loaded) -> LLTokenizer:
             have=f"{type(tokenizer).__name__}; {_reason(str(error))}",
             hint="ask without --type, or %%vlm --choices, which needs no such reading",
         ) from error
-    _tokenizers[tokenizer] = made
-    return made
+    blanks = [token for token in range(len(tokenizer)) if made.decode_bytes([token]) == b" "]
+    _tokenizers[tokenizer] = _Tokens(made, tuple(blanks))
+    return _tokenizers[tokenizer]
 
 
 def _reason(error: str) -> str:

@@ -19,7 +19,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -150,7 +150,7 @@ def _of_pattern(pattern: re.Pattern[Any]) -> Schema:
         raise OptionError(
             f"{source!r} is a pattern of bytes", hint=f"re.compile({source.decode('latin-1')!r})"
         )
-    known = {re.IGNORECASE: "i", re.DOTALL: "s", re.VERBOSE: "x"}
+    known = {re.IGNORECASE: "i", re.DOTALL: "s"}
     flags = "".join(letter for flag, letter in known.items() if pattern.flags & flag)
     if pattern.flags & re.MULTILINE:
         raise OptionError(
@@ -158,7 +158,7 @@ def _of_pattern(pattern: re.Pattern[Any]) -> Schema:
             have="the whole answer is one match",
             hint="without it",
         )
-    body = _without_anchors(source)
+    body = _without_anchors(_without_remarks(source) if pattern.flags & re.VERBOSE else source)
     if pattern.flags & re.ASCII:
         body = _with_ascii_classes(body)
 
@@ -170,20 +170,32 @@ def _of_pattern(pattern: re.Pattern[Any]) -> Schema:
     return Schema(type_name(pattern), _regex(f"(?{flags}:{body})" if flags else body), parse)
 
 
+def _pieces(pattern: str) -> Iterator[tuple[str, bool]]:
+    """Characters of a pattern, escapes in one piece, and whether each is in a class (its brackets too)."""
+    in_class = False
+    for piece in re.findall(r"\\.|.", pattern, flags=re.DOTALL):
+        was_in, in_class = in_class, (piece == "[" or in_class) and piece != "]"
+        yield piece, was_in or in_class
+
+
+def _without_remarks(pattern: str) -> str:
+    """Without the spaces and remarks that the flag VERBOSE allows."""
+    kept, in_remark = "", False
+    for piece, in_class in _pieces(pattern):
+        in_remark = piece != "\n" if in_remark else piece == "#" and not in_class
+        if in_class or not (in_remark or piece.isspace()):
+            kept += piece
+    return kept
+
+
 def _without_anchors(pattern: str) -> str:
     """Without the marks of beginning and end around whole alternatives: the whole answer matches anyway."""
-    branches = [""]
-    depth, in_class = 0, False
-    for piece in re.findall(r"\\.|.", pattern, flags=re.DOTALL):
+    branches, depth = [""], 0
+    for piece, in_class in _pieces(pattern):
         if piece == "|" and depth == 0 and not in_class:
             branches.append("")
             continue
-        if in_class:
-            in_class = piece != "]"
-        elif piece == "[":
-            in_class = True
-        else:
-            depth += (piece == "(") - (piece == ")")
+        depth += 0 if in_class else (piece == "(") - (piece == ")")
         branches[-1] += piece
     return "|".join(re.sub(r"^(?:\^|\\A)+|(?:(?<!\\)\$|\\Z)+$", "", branch) for branch in branches)
 
@@ -276,9 +288,14 @@ def _own_typed_dict(type_: Any) -> Any:
 
     fields = {}
     for name, hint in typing.get_type_hints(type_, include_extras=True).items():
-        bare = get_args(hint)[0] if get_origin(hint) in (typing.Required, typing.NotRequired) else hint
-        inner = _as_pydantic_wants(bare)
-        fields[name] = inner if name in type_.__required_keys__ else typing_extensions.NotRequired[inner]
+        mark = get_origin(hint)
+        inner = _as_pydantic_wants(
+            get_args(hint)[0] if mark in (typing.Required, typing.NotRequired) else hint
+        )
+        is_required = mark is typing.Required or (
+            mark is not typing.NotRequired and name in type_.__required_keys__
+        )
+        fields[name] = inner if is_required else typing_extensions.NotRequired[inner]
     return typing_extensions.TypedDict(type_.__name__, fields)  # type: ignore[operator]
 
 
