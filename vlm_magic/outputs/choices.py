@@ -50,7 +50,7 @@ def _row_html(choice: Choice, *, is_best: bool) -> str:
     kind = " vlm-best" if is_best else ""
     width = max(0.3, 100 * choice.probability)
     return (
-        f'<tr class="vlm-choice{kind}"><td class="vlm-choice-label">{named}</td>'
+        f'<tr class="vlm-choice{kind}"><td class="vlm-choice-label" title="{label}">{named}</td>'
         f'<td class="vlm-choice-track"><span class="vlm-choice-bar" style="width:{width:.1f}%"></span></td>'
         f'<td class="vlm-choice-share">{escape(share)}</td>'
         f'<td class="vlm-choice-log"><small>{escape(_log(choice))}</small></td></tr>'
@@ -135,7 +135,7 @@ def classified_html(
     return (
         '<div class="vlm vlm-transcript"><div class="vlm-turn"><div class="vlm-body">'
         f"<p><b>{escape(clean_text(summary))}</b></p>{_confusion_html(labels, counts)}"
-        f'<div class="vlm-table"><table><thead><tr>{_cells(heads, "th")}</tr></thead><tbody>{body}</tbody>'
+        f'<div class="vlm-table vlm-counts"><table><thead><tr>{_cells(heads, "th")}</tr></thead><tbody>{body}</tbody>'
         f"</table></div>{more}</div></div></div>"
     )
 
@@ -164,7 +164,7 @@ def _confusion_html(labels: Sequence[str], counts: Mapping[tuple[str, str], int]
         lines.append(f"<tr><th>{escape(_short(truth))}</th>{''.join(cells)}</tr>")
     heads = _cells(["truth ↓ answer →", *(_short(label) for label in labels)], "th")
     table = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    return f'<div class="vlm-table"><table>{table}</table></div>'
+    return f'<div class="vlm-table vlm-counts"><table>{table}</table></div>'
 
 
 def _cells(texts: Sequence[str], tag: str = "td") -> str:

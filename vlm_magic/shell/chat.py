@@ -139,12 +139,24 @@ class ChatDesk:
         self._ask(parts)
 
     def _ask(self, parts: Sequence[Part], replaces: str = "") -> None:
-        asked = to_parts(parts)
-        self._start(lambda **options: self._session.start(asked, replaces=replaces, **options))
+        asked, form = to_parts(parts), self._form_of(replaces)
+        self._start(lambda **options: self._session.start(asked, replaces=replaces, **form, **options))
+
+    def _form_of(self, exchange_id: str) -> dict[str, Any]:
+        """What an edited question keeps of the one before: its choices and its examples."""
+        if not exchange_id:
+            return {}
+        exchange = self._session.conversation.find(exchange_id)
+        how = exchange.settings
+        form: dict[str, Any] = {"choices": how.choices, "normalize": how.normalize, "temperature": None}
+        return {**(form if how.choices else {}), "examples": exchange.examples}
 
     def _again(self, exchange_id: str, **settings: Any) -> None:
         """Ask a turn again as it was asked, by the model that answered it while that is loaded."""
-        engine = _engine_of(self._workspace, self._session.conversation.find(exchange_id))
+        exchange = self._session.conversation.find(exchange_id)
+        engine = _engine_of(self._workspace, exchange)
+        if exchange.settings.choices:  # they are compared, not drawn
+            settings.pop("temperature", None)
         self._start(lambda **options: self._session.again(exchange_id, engine=engine, **settings, **options))
 
     def _chosen(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ AXES = re.compile(rf"\s*({_AXIS}(?:\s+{_AXIS})*)")
 
 
 _WORDS = rf"(?:{_QUOTED}|[^\s,\"'\[(][^\s,]*)"
-CHOICES = re.compile(rf"\s*({_BRACKETS}|\([^()]*\)|{_WORDS}(?:\s*,\s*{_WORDS}?)*)")
+CHOICES = re.compile(rf"\s*({_BRACKETS}|\([^()]*\)|{_WORDS}(?:\s*,(?:{_WORDS}|\s+(?!-){_WORDS})?)*)")
 """The form of `a, b,"c d"`: as `LIST`, but with blanks behind commas, and quotes within words; or `["a"]`."""
 
 
@@ -284,6 +284,16 @@ MAGICS = (
         "FILE",
         "Write a conversation to a file: .md, .html, .json (messages of a chat template) or .ipynb.",
         (_CONVERSATION,),
+    ),
+    Magic(
+        "%vlm_code",
+        "[FILE]",
+        "Show the plain transformers program that gives the last answer, or write it to FILE.",
+        (_CONVERSATION,),
+        details=(
+            "The program runs without this package. Pictures that are no files are saved as PNG beside it, "
+            "in vlm_code_pictures or FILE's own folder."
+        ),
     ),
     Magic("%vlm_reset", "", "Forget a conversation; the model stays loaded.", (_CONVERSATION,)),
 )

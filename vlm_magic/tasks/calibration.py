@@ -74,7 +74,7 @@ class Calibration:
         """Draw the reliability diagram: accuracy over confidence, with how many answers there are.
 
         Args:
-            ax: matplotlib axes; new ones if not given.
+            ax: matplotlib axes; those of a new figure, which a notebook shows, if not given.
 
         Returns:
             The axes.
@@ -84,14 +84,14 @@ class Calibration:
         """
         if ax is None:
             try:
-                from matplotlib.figure import Figure
+                import matplotlib.pyplot as plt
             except ImportError:
                 raise OptionError(
                     "a reliability diagram needs matplotlib, and it is not installed",
                     have=".bins and .expected_error work without it",
                     hint="pip install matplotlib",
                 ) from None
-            ax = Figure(figsize=(4.2, 4.2), layout="constrained").add_subplot()
+            _, ax = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
         filled = [each for each in self.bins if each.n]
         width = self.bins[0].high - self.bins[0].low
         middles = [(each.low + each.high) / 2 for each in filled]
