@@ -169,6 +169,20 @@ def test_a_page_that_is_up_to_date_gets_nothing_again() -> None:
     assert panel.get_state()["turns"][0]["question"].startswith("What changed")
 
 
+def test_a_remark_waits_for_the_page() -> None:
+    """What is said before the page has the model is said again when it is ready; an action ends it."""
+    panel = Heard("chat")
+    panel.on_action(lambda _: None, ("clear",))
+    panel.notify("3 turns are back", is_error=False)
+    panel.hear({"type": "ready", "known": []})
+    assert panel.of_type("notice")[1:] == [
+        {"type": "notice", "text": "3 turns are back", "is_error": False, "buffers": None}
+    ]
+    panel.hear({"type": "act", "kind": "clear"})
+    panel.hear({"type": "ready", "known": []})
+    assert len(panel.of_type("notice")) == 2
+
+
 def test_stop_names_its_answer_and_is_acknowledged() -> None:
     panel, actions = Heard(), []
     panel.on_action(actions.append)

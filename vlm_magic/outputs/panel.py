@@ -76,8 +76,7 @@ class ChatPanel(anywidget.AnyWidget):
     stop_by = traitlets.Unicode("message").tag(sync=True)
     blocking = traitlets.Bool(False).tag(sync=True)
     offer = traitlets.Unicode("").tag(sync=True)
-    turns = traitlets.List().tag(sync=True)  # these two are filled in by get_state; never assigned
-    notice = traitlets.Dict().tag(sync=True)
+    turns = traitlets.List().tag(sync=True)  # filled in by get_state; never assigned
 
     def __init__(
         self,
@@ -119,8 +118,6 @@ class ChatPanel(anywidget.AnyWidget):
         state: dict[str, Any] = super().get_state(key, drop_defaults)
         if "turns" in state:
             state["turns"] = self.snapshot()
-        if "notice" in state:
-            state["notice"] = self._notice
         return state
 
     def snapshot(self) -> list[dict[str, Any]]:
@@ -239,6 +236,8 @@ class ChatPanel(anywidget.AnyWidget):
             case "ready":
                 self.alive.set()
                 self._send_if_other(content.get("known", []))
+                if self._notice:  # what is sent before a page has the model is lost
+                    self.send({"type": "notice", **self._notice})
             case "resync":
                 self.send({"type": "turns", "turns": self.snapshot()})
             case "picture":

@@ -20,7 +20,7 @@ class Store {
     this.completions = null;
     this.ticket = 0;
     this.onPicture = null;
-    this.notice = model.get("notice") ?? {}; // kept for views that are drawn later
+    this.notice = {}; // kept for views that are drawn later
     setTurns(this.state, model.get("turns") ?? []);
     model.on("msg:custom", (message, buffers) => this.receive(message, buffers));
   }
