@@ -38,12 +38,14 @@ from vlm_magic.models import families, memory
 from vlm_magic.models.batch import BatchRun
 from vlm_magic.models.choosing import choose_reply
 from vlm_magic.models.generation import Generation, Stopped, WorkQueue
+from vlm_magic.models.identity import identity_of
 from vlm_magic.models.loading import Loaded, LoadOptions, load_model
 from vlm_magic.models.reuse import Reuse
 from vlm_magic.models.run import Run
 from vlm_magic.models.sampling import hooks_on_layers
 from vlm_magic.models.scoring import Score, score_choices
 from vlm_magic.models.tiles import tile_grids
+from vlm_magic.models.together import TogetherRun, rows_that_fit
 from vlm_magic.starter import scope
 
 __all__ = ["LocalEngine"]
@@ -157,6 +159,21 @@ class LocalEngine:
         """
         return self._in_batch(conversations, self._settings(settings), 1)
 
+    def rows_at_once(self, turns: Sequence[Turn], settings: Settings | None = None) -> int:
+        """How many conversations like this one a batch should have on this machine."""
+        loaded = self._resident()
+        n_tokens = self.bill(turns, settings).n_tokens
+        return rows_that_fit(loaded, n_tokens, self._settings(settings))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must be equal for the same prompt to get the same answer, in words."""
+        return identity_of(self._resident())
+
+    def look_ahead(self, pictures: Sequence[Picture]) -> None:
+        """Have pictures processed that coming prompts hold, while it answers; safe from any thread."""
+        self.reuse.look_ahead(pictures)
+
     def start_batch(
         self, conversations: Sequence[Sequence[Turn]], settings: Settings | None = None
     ) -> Generation:
@@ -200,12 +217,24 @@ class LocalEngine:
             is_batchable = loaded.family.is_batchable or len(conversations) == 1
             if is_batchable and not settings.choices:
                 with suppress(PromptError):
+                    if self._can_share(conversations, settings, n_answers):
+                        together = TogetherRun(
+                            loaded, self.reuse, conversations, settings, generation, _teller(generation)
+                        )
+                        if together.can_run:
+                            return together.generate()
                     run = BatchRun(loaded, conversations, settings, generation, n_answers)
                     return _told(generation, run.generate())
             replies: list[Reply] = []
             for turns in conversations:
                 replies += _told(generation, [self._answer(generation, tuple(turns), settings)], len(replies))
         return replies
+
+    def _can_share(self, conversations: Sequence[Sequence[Turn]], settings: Settings, n_answers: int) -> bool:
+        """Whether a batch can be computed together: see `TogetherRun`."""
+        family = self._resident().family
+        is_plain = n_answers == 1 and settings.beams == 1 and len(conversations) > 1
+        return is_plain and family.reuse == "features" and self.reuse.is_able
 
     def score(
         self,
@@ -399,18 +428,24 @@ class LocalEngine:
             ) from error
 
 
+def _teller(generation: Generation) -> Callable[[int, Reply], None]:
+    """Hands out a finished reply as its row's chunk."""
+    return lambda row, reply: generation.push(Chunk("", reply.n_new_tokens, reply, row))
+
+
 def _told(generation: Generation, replies: list[Reply], first: int = 0) -> list[Reply]:
-    """Hand out each finished reply as its row's chunk."""
+    """Hand out each finished reply of these rows."""
+    tell = _teller(generation)
     for row, reply in enumerate(replies, start=first):
         if reply.finish_reason != "interrupted":
-            generation.push(Chunk("", reply.n_new_tokens, reply, row))
+            tell(row, reply)
     return replies
 
 
 def _states_of(model: Any) -> list[tuple[str, int, int]]:
     """Name, place and number of changes of every weight that could be trained."""
     return [
-        (name, weight.data_ptr(), weight._version)
+        (name, weight.data_ptr(), 0 if weight.is_inference() else weight._version)
         for name, weight in model.named_parameters()
         if type(weight) is torch.nn.Parameter and weight.is_floating_point()
     ]

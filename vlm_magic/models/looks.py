@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,9 @@ from vlm_magic.models.prompting import Draft, observed
 
 __all__ = ["Features", "Look", "Looks", "as_encoder_output"]
 
+_SIDE_BY_SIDE = 8  # pictures: more at once are slower on a CPU, whose caches they leave
 _TEXT_INPUTS = ("input_ids", "attention_mask")
+_SIZES = ("image_sizes", "image_grid_thw")
 _GRIDS = ("image_grid_thw",)  # shapes that the model asks for with every prompt, for positions
 
 
@@ -93,6 +95,8 @@ class Looks:
         self._loaded = loaded
         self._looks: OrderedDict[str, Look] = OrderedDict()
         self._digests: list[str] = []
+        # What a replacement stands for: the text inputs of such a picture, and the shapes of its pixels.
+        self._known: dict[str, tuple[tuple[Any, ...], dict[str, torch.Size]]] = {}
 
     def __len__(self) -> int:
         return len(self._looks)
@@ -196,13 +200,78 @@ class Looks:
             for name, value in inputs.items()
             if value.shape == inputs["input_ids"].shape and name not in _TEXT_INPUTS
         }
-        return Look(
-            expanded=tokenizer.texts[0],
-            replacements=tuple(replacements),
-            token_types=typed,
-            grids={name: inputs[name] for name in _GRIDS if name in inputs},
-            pixels={k: v for k, v in inputs.items() if k not in typed and k not in _TEXT_INPUTS},
-        )
+        pixels = {k: v for k, v in inputs.items() if k not in typed and k not in _TEXT_INPUTS}
+        text = (tokenizer.texts[0], tuple(replacements), typed)
+        if len(replacements) == 1:
+            self._known[replacements[0]] = text, {name: value.shape for name, value in pixels.items()}
+        return Look(*text, {name: inputs[name] for name in _GRIDS if name in inputs}, pixels)
+
+    def look_ahead(self, pictures: Mapping[str, Any]) -> None:
+        """Have pictures processed that a prompt will bring soon, several at a time; safe from any thread.
+
+        Args:
+            pictures: RGB images by their digest.
+        """
+        new = [(digest, image) for digest, image in pictures.items() if digest not in self._looks]
+        for start in range(0, len(new), _SIDE_BY_SIDE):
+            group = new[start : start + _SIDE_BY_SIDE]
+            looks = self._look_at_several([image for _, image in group])
+            for (digest, _), look in zip(group, looks, strict=False):
+                self._looks[digest] = look
+
+    def text_of(self, digest: str) -> tuple[object, ...] | None:
+        """All that a known picture adds to a prompt's text inputs; None for one that was not looked at."""
+        look = self._looks.get(digest)
+        if look is None:
+            return None
+        grids = tuple(tuple(grid.flatten().tolist()) for grid in look.grids.values())
+        return look.expanded, look.replacements, grids
+
+    def encode(self, digests: Sequence[str]) -> None:
+        """Have the vision tower look at several known pictures, those of one shape side by side."""
+        groups: dict[tuple[object, ...], list[Look]] = {}
+        for look in {digest: self._looks[digest] for digest in digests}.values():
+            if look.features is None and look.pixels:
+                groups.setdefault(_form_of(look.pixels), []).append(look)
+        for looks in groups.values():
+            for start in range(0, len(looks), _SIDE_BY_SIDE):
+                group = looks[start : start + _SIDE_BY_SIDE]
+                pixels = {
+                    name: torch.cat([(look.pixels or {})[name] for look in group])
+                    for name in group[0].pixels or {}
+                }
+                for look, features in zip(group, _apart(self._encode(pixels), len(group)), strict=True):
+                    look.features, look.pixels = features, None
+
+    def _look_at_several(self, images: Sequence[Any]) -> list[Look]:
+        """Looks of pictures that were processed in one call; [] where each has to be looked at by itself.
+
+        The call is one prompt with all the pictures. What stands for a picture in the text is known from a
+        picture with the same replacement; pixels are those of a single call where nothing was padded.
+        """
+        loaded, n = self._loaded, len(images)
+        if n < 2 or not self._known or loaded.family.max_pictures is not None:
+            return []
+        mask = Mask(loaded.control)
+        processor, replacements = observed(loaded.processor, GuardedTokenizer(loaded.tokenizer, mask))
+        draft = Draft(loaded.family.template_token(loaded.processor) * n, list(images))
+        inputs = loaded.family.process(loaded, processor, [draft], mask)
+        known = [self._known.get(replacement) for replacement in replacements]
+        if len(known) != n or not bool(inputs.get("pixel_attention_mask", torch.ones(1)).all()):
+            return []
+        pixels = {k: v for k, v in inputs.items() if v.shape[:2] != inputs["input_ids"].shape}
+        parts = {name: _each(value, n) for name, value in pixels.items()}
+        if not all(parts.values()):
+            return []
+        looks: list[Look] = []
+        for at, like in enumerate(known):
+            own = {name: part[at].clone() for name, part in parts.items()}
+            if like is None or {k: v.shape for k, v in own.items()} != like[1]:
+                return []
+            grids = {name: own[name] for name in _GRIDS if name in own}
+            expanded, own_replacements, typed = like[0]
+            looks.append(Look(expanded, own_replacements, typed, grids, own))
+        return looks
 
     def _encode(self, pixels: dict[str, torch.Tensor]) -> Features:
         """Run the vision tower and the connector on one picture."""
@@ -216,6 +285,32 @@ class Looks:
         return Features(
             _joined(pooled) if is_listed else pooled, tuple(map(_joined, deepstack)), type(seen), is_listed
         )
+
+
+def _each(value: torch.Tensor, n: int) -> tuple[torch.Tensor, ...]:
+    """One tensor for each of ``n`` pictures, as each by itself would have it; () where that is unclear."""
+    if value.ndim > 1 and value.shape[:2] == (1, n):
+        return torch.split(value, 1, dim=1)
+    return torch.split(value, 1) if value.shape[0] == n else ()
+
+
+def _form_of(pixels: dict[str, torch.Tensor]) -> tuple[object, ...]:
+    """Equal for pictures that have as many features: shapes, and sizes that are numbers."""
+    return tuple(
+        (name, tuple(value.shape), *(value.flatten().tolist() if name in _SIZES else ()))
+        for name, value in pixels.items()
+    )
+
+
+def _apart(features: Features, n: int) -> list[Features]:
+    """Features of ``n`` pictures of one shape as those of each."""
+    axis = -2 if features.is_listed else 0
+    pooled = features.pooled.chunk(n, dim=axis)
+    deepstack = [layer.chunk(n, dim=-2) for layer in features.deepstack]
+    return [
+        replace(features, pooled=own.clone(), deepstack=tuple(layer[k].clone() for layer in deepstack))
+        for k, own in enumerate(pooled)
+    ]
 
 
 def _expand(text: str, token: str, looks: Sequence[Look]) -> str:

@@ -126,6 +126,11 @@ class Reuse:
             self._is_able = self._loaded.family.reuse != "none"
         self._state = state
 
+    def look_ahead(self, pictures: Sequence[Picture]) -> None:
+        """Have pictures processed that coming prompts hold; safe from any thread."""
+        if self._is_able and self._proved and self._loaded.family.reuse == "features":
+            self.looks.look_ahead({digest_of(picture): picture.rgb for picture in pictures})
+
     def fit(self, prepared: Prepared, pictures: Sequence[Picture], *, use_cache: bool = True) -> Fitted:
         """The inputs for `generate`, less what is known.
 

@@ -81,6 +81,9 @@ def ask(
             "first_line": first_line,
             "pictures": pictures,
             "save_thumbnails": save_thumbnails,
+            "examples": choosing.find_examples(call.examples, shell.user_ns, text, pictures),
+            "choices": choices,
+            "schema": schema,
         }
         mapping.map_cell(shell, workspace, call, text, settings, **how)
         return

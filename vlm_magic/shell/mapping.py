@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vlm_magic.errors import OptionError
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
-from vlm_magic.messages import Picture, Settings
+from vlm_magic.messages import Picture, Settings, Turn
 from vlm_magic.outputs.bill import bill_bundle
 from vlm_magic.outputs.mapping import MAX_CARDS, Card, Sheet, sheet_bundle
 from vlm_magic.outputs.views import surroundings
@@ -21,7 +21,9 @@ from vlm_magic.shell.showing import Interrupted, show_bundle
 from vlm_magic.workspace import Workspace
 
 if TYPE_CHECKING:
+    from vlm_magic.tasks.choices import ChoiceSet
     from vlm_magic.tasks.mapping import MappedRow, PictureMap
+    from vlm_magic.tasks.schemas import Schema
 
 __all__ = ["map_cell"]
 
@@ -63,10 +65,14 @@ def map_cell(
     first_line: int = 1,
     pictures: PictureOptions | None = None,
     save_thumbnails: bool = True,
+    examples: Sequence[Turn] = (),
+    choices: ChoiceSet | None = None,
+    schema: Schema | None = None,
 ) -> None:
     """Ask the prompt about every picture; ``-o`` gets the table, also of an interrupted run."""
-    from vlm_magic.tasks.mapping import PictureMap, need_pandas
+    from vlm_magic.tasks.mapping import PictureMap, need_pandas, value_of_choice
     from vlm_magic.tasks.rows import evaluated
+    from vlm_magic.tasks.typed import constraint_for
 
     assert call.map is not None
     if call.conversation is not None:
@@ -76,13 +82,19 @@ def map_cell(
     collection, table = evaluated(call.map, shell.user_ns)
     if remark := workspace.ensure_engine():
         print(remark)
+    engine = workspace.engine(call.model)
+    read = None if choices is None else value_of_choice(choices)
+    if schema is not None:
+        read = constraint_for(engine, schema).read
     run = PictureMap(
-        workspace.engine(call.model),
+        engine,
         text,
         collection,
         table=table,
         names=shell.user_ns,
         name=call.map,
+        examples=examples,
+        read=read,
         batch_size=call.batch_size,
         journal=call.journal,
         resume=not call.new,

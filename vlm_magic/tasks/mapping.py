@@ -12,9 +12,11 @@ say what is asked, `journal` keeps the answers, `examples` makes the shared begi
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -31,7 +33,7 @@ from vlm_magic.errors import (
 )
 from vlm_magic.inputs import sniff
 from vlm_magic.inputs.limits import PictureOptions
-from vlm_magic.messages import Chunk, Engine, Generating, Picture, Reply, Settings, Turn
+from vlm_magic.messages import Choice, Chunk, Engine, Generating, Picture, Reply, Settings, Turn
 from vlm_magic.tasks.journal import FileJournal, Journal, Memory, Record, remembered
 from vlm_magic.tasks.map_prompt import MapPrompt, digest_of_parts
 from vlm_magic.tasks.rows import Item, NoColumnError, items_of, open_pictures
@@ -39,12 +41,15 @@ from vlm_magic.tasks.rows import Item, NoColumnError, items_of, open_pictures
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlm_magic.tasks.choices import ChoiceSet
+
 __all__ = ["MappedRow", "PictureMap", "map_pictures"]
 
-_ROWS = 32  # of a batch, where nobody says
+_ROWS = 16  # of a batch, where neither a person nor the engine says
 _BATCHES_AHEAD = 2  # that are opened while one is answered
 _WINDOW_BYTES = 256 * 2**20  # of decoded pictures that wait
 _N_THREADS = 4  # that open pictures
+_PICTURES_AHEAD = 8  # that are processed in one go, before the model asks for them
 _MAX_FAILURES = 8  # rows in a row that the model itself failed at, before any was answered
 
 
@@ -133,8 +138,8 @@ class PictureMap:
         names: the variables that the prompt may use.
         name: how people call ``pictures``.
         examples: turns before every question, see `vlm_magic.tasks.examples`.
-        read: makes the answer of a reply (a typed value); its text if not given. What it raises is the
-            row's error.
+        read: makes the answer of a reply (a typed value, the label of a choice); its text if not given.
+            What it raises is the row's error.
         batch_size: rows at a time; about what the machine takes if not given.
         journal: a file that finished rows are written to, and found in by the next run.
         resume: False asks every picture again.
@@ -182,6 +187,7 @@ class PictureMap:
         self._header = _header(engine, self._prompt, self._examples, self.settings)
         self._journal = self._open_journal(journal, resume)
         self._figures = _Figures(n_rows_at_once=batch_size or _ROWS)
+        self._is_size_open = batch_size is None
         self._seen: dict[str, int] = {}
         self._locks = [Lock() for _ in range(64)]
         self._window: deque[_Waiting] = deque()
@@ -273,6 +279,7 @@ class PictureMap:
         self._fill(pool)
         while self._window:
             yield from self._settled()
+            self._settle_size()
             batch = self._take_batch()
             if batch:
                 yield from self._answered(batch, pool)
@@ -342,6 +349,15 @@ class PictureMap:
             n = self._seen[content] = self._seen.get(content, 0) + 1
             waiting.key = content if n == 1 else f"{content}#{n}"  # the same question again is another row
 
+    def _settle_size(self) -> None:
+        """Let the engine say how many rows it takes at once, from the first question."""
+        first = next((waiting for waiting in self._window if waiting.turn is not None), None)
+        rows_at_once: Any = getattr(self.engine, "rows_at_once", None)
+        if self._is_size_open and first is not None and rows_at_once is not None:
+            self._is_size_open = False
+            with suppress(VLMError):  # a question that does not fit is that row's own error
+                self._figures.n_rows_at_once = rows_at_once(self._turns(first), self.settings)
+
     def _take_batch(self) -> list[_Waiting]:
         """The rows that are asked together: the oldest one and those most like it."""
         ready = [waiting for waiting in self._window if waiting.turn is not None]
@@ -362,6 +378,7 @@ class PictureMap:
         try:
             generating = self._start([self._turns(waiting) for waiting in batch])
             self._fill(pool)  # pictures are opened while the model works
+            self._look_ahead(pool)
             for chunk in generating:
                 row, reply = _row_of(chunk, batch)
                 if row is not None and reply is not None and row in left:
@@ -382,6 +399,13 @@ class PictureMap:
                 self._note(f"a batch failed, so its rows were asked one by one ({_one_line(error)})")
             for waiting in left.values():  # one of them spoils the batch: each by itself
                 yield from self._answered([waiting], pool)
+
+    def _look_ahead(self, pool: ThreadPoolExecutor) -> None:
+        """Have the next batch's pictures processed beside the model's work."""
+        look_ahead: Any = getattr(self.engine, "look_ahead", None)
+        coming = [waiting.opened for waiting in self._window][: self._figures.n_rows_at_once]
+        if look_ahead is not None and coming:
+            pool.submit(_when_opened, coming, look_ahead)
 
     def _start(self, conversations: list[Sequence[Turn]]) -> Generating:
         start_batch: Any = getattr(self.engine, "start_batch", None)
@@ -419,6 +443,7 @@ class PictureMap:
     # Rows that are done
 
     def _finished(self, waiting: _Waiting, reply: Reply, n_rows: int) -> MappedRow:
+        row = self._row(waiting, reply)
         record = Record(
             key=waiting.key,
             name=waiting.item.name,
@@ -426,41 +451,50 @@ class PictureMap:
             probabilities={c.text: c.probability for c in reply.choices} if reply.choices else None,
             n_tokens=reply.n_new_tokens,
             seconds=round(reply.total_s / n_rows, 6),
-            finish_reason=reply.finish_reason,
+            # What was read as a whole value is whole, wherever the tokens ended.
+            finish_reason="stop" if self.settings.grammar and not row.error else reply.finish_reason,
+            error=row.error,
         )
         self._figures.n_answered += 1
         self._figures.n_tokens += record.n_tokens
         self._write(record)
-        return self._done(waiting, self._row(waiting, record, reply))
+        return self._done(waiting, replace(row, seconds=record.seconds))
 
     def _kept(self, waiting: _Waiting, record: Record) -> MappedRow:
         """A row that an earlier run answered."""
         self._figures.n_kept += 1
-        reply = Reply(record.text, finish_reason=record.finish_reason, n_new_tokens=record.n_tokens)  # type: ignore[arg-type]
-        return self._done(waiting, replace(self._row(waiting, record, reply), is_kept=True))
+        shares = record.probabilities or {}
+        reply = Reply(
+            record.text,
+            finish_reason=record.finish_reason,  # type: ignore[arg-type]
+            n_new_tokens=record.n_tokens,
+            choices=tuple(Choice(text, share, math.nan, 0, math.nan) for text, share in shares.items()),
+        )
+        row = replace(self._row(waiting, reply), seconds=record.seconds, is_kept=True)
+        return self._done(waiting, row)
 
     def _failed(self, waiting: _Waiting, error: str) -> MappedRow:
         item = waiting.item
         self._write(Record(waiting.key or f"row {item.position}", item.name, error=error))
         return self._done(waiting, MappedRow(item.position, item.label, item.name, error=error))
 
-    def _row(self, waiting: _Waiting, record: Record, reply: Reply) -> MappedRow:
+    def _row(self, waiting: _Waiting, reply: Reply) -> MappedRow:
         item, answer, error = waiting.item, None, ""
         try:
             answer = self._read(reply)
         except VLMError as failure:
             error = _one_line(failure)
+        shares = {choice.text: choice.probability for choice in reply.choices}
         return MappedRow(
             item.position,
             item.label,
             item.name,
             answer,
-            record.text,
-            record.probabilities,
-            record.n_tokens,
-            record.seconds,
-            record.finish_reason,
-            error,
+            reply.text,
+            shares or None,
+            reply.n_new_tokens,
+            finish_reason=reply.finish_reason,
+            error=error,
         )
 
     def _done(self, waiting: _Waiting, row: MappedRow) -> MappedRow:
@@ -513,6 +547,8 @@ def map_pictures(
     table: object = None,
     names: Mapping[str, object] | None = None,
     examples: object = None,
+    choices: object = None,
+    type: object = None,  # noqa: A002 - what people call it
     batch_size: int | None = None,
     journal: str | Path | None = None,
     resume: bool = True,
@@ -532,6 +568,8 @@ def map_pictures(
         table: a frame, or one mapping or object for each picture.
         names: further variables that the prompt may use.
         examples: few-shot examples before every question, see `vlm_magic.tasks.examples`.
+        choices: the replies to choose among, see `vlm_magic.tasks.choices.ChoiceSet.of`.
+        type: what every answer shall be, see `vlm_magic.tasks.schemas.schema_of`.
         batch_size: pictures at a time; about what the machine takes if not given.
         journal: a file of JSON lines that survives the process; the next call with the same prompt,
             model and settings asks only what is missing in it.
@@ -541,7 +579,7 @@ def map_pictures(
         on_row: called with each finished row, pictures included.
         options: limits of pictures and downloads.
         **settings: as for a question (`vlm_magic.messages.Settings`): ``max_tokens``, ``system``,
-            ``choices``, ….
+            ….
 
     Returns:
         A pandas DataFrame in the order of the pictures, see `PictureMap.to_frame`. A picture that cannot
@@ -554,18 +592,20 @@ def map_pictures(
         VLMError: anything else that would be wrong with every row.
     """
     need_pandas()
-    asked: Sequence[Turn] = ()
+    shown: Sequence[Turn] = ()
     if examples is not None:
         from vlm_magic.tasks.examples import example_turns
 
-        asked = example_turns(examples, prompt=prompt, options=options)
+        shown = example_turns(examples, prompt=prompt, options=options)
+    read = _held(engine, choices, type, settings)
     run = PictureMap(
         engine,
         prompt,
         pictures,
         table=table,
         names=names,
-        examples=asked,
+        examples=shown,
+        read=read,
         batch_size=batch_size,
         journal=journal,
         resume=resume,
@@ -581,6 +621,33 @@ def map_pictures(
             if on_row is not None:
                 on_row(row)
     return run.to_frame()
+
+
+def _held(
+    engine: Engine, choices: object, type_: object, settings: dict[str, Any]
+) -> Callable[[Reply], object] | None:
+    """Put choices or a type into the settings; what reads the answers."""
+    if choices is not None and type_ is not None:
+        raise OptionError("choices and a type do not go together", hint="one of them")
+    if choices is not None:
+        from vlm_magic.tasks.choices import ChoiceSet
+
+        asked = ChoiceSet.of(choices)
+        settings["choices"] = asked.texts
+        return value_of_choice(asked)
+    if type_ is not None:
+        from vlm_magic.tasks.typed import constraint_for
+
+        constraint = constraint_for(engine, type_)
+        settings["grammar"] = constraint.grammar
+        return constraint.read
+    return None
+
+
+def value_of_choice(asked: ChoiceSet) -> Callable[[Reply], object]:
+    """Reads a reply as what its best choice stands for: a label, a number, a member of an Enum."""
+    values = dict(zip(asked.texts, asked.values, strict=True))
+    return lambda reply: values[reply.text]
 
 
 def need_pandas() -> Any:
@@ -627,6 +694,20 @@ class _OneByOne:
 
     def wait(self, timeout_s: float | None = None) -> Reply | None:
         return self._current.wait(timeout_s) if self._current is not None else None
+
+
+def _when_opened(
+    futures: Sequence[Future[list[Picture]] | None], look_ahead: Callable[[list[Picture]], None]
+) -> None:
+    """Hand pictures on as they are opened, a few at a time; what fails is said where its row is asked."""
+    opened: list[Picture] = []
+    for future in futures:
+        with suppress(Exception):
+            opened += future.result() if future is not None else ()
+        if len(opened) >= _PICTURES_AHEAD:
+            look_ahead(opened)
+            opened = []
+    look_ahead(opened)
 
 
 def _row_of(chunk: Chunk, batch: Sequence[_Waiting]) -> tuple[int | None, Reply | None]:
