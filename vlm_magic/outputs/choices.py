@@ -135,7 +135,8 @@ def classified_html(
     return (
         '<div class="vlm vlm-transcript"><div class="vlm-turn"><div class="vlm-body">'
         f"<p><b>{escape(clean_text(summary))}</b></p>{_confusion_html(labels, counts)}"
-        f'<div class="vlm-table vlm-counts"><table><thead><tr>{_cells(heads, "th")}</tr></thead><tbody>{body}</tbody>'
+        '<div class="vlm-table vlm-counts"><table>'
+        f"<thead><tr>{_cells(heads, 'th')}</tr></thead><tbody>{body}</tbody>"
         f"</table></div>{more}</div></div></div>"
     )
 

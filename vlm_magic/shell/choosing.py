@@ -67,10 +67,10 @@ def _read_choices(written: str, names: Mapping[str, Any]) -> ChoiceSet:
 def find_examples(
     written: str | None,
     names: Mapping[str, Any],
-    parts: Sequence[Part],
+    parts: Sequence[Part] | str,
     pictures: PictureOptions | None,
 ) -> tuple[Turn, ...]:
-    """The turns of ``--examples``, asked as the cell asks; none without it.
+    """The turns of ``--examples``, asked as the cell (or the text of a map) asks; none without it.
 
     Raises:
         OptionError: no such variable. PromptError, PictureError: what it holds are no examples.
