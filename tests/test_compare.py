@@ -125,8 +125,10 @@ def test_a_loaded_model_is_used_as_it_is_and_under_its_name(shell: Any, fresh: w
     with lending.lend(None, {}) as engine:
         assert engine is fresh.engine()
     grid = grid_of(shell, "--compare models=mine,starter splitting=yes --max-tokens 2")
-    assert grid[0].error is None
-    assert isinstance(grid[1].error, OptionError), "the starter cuts no pictures, its row says so"
+    assert [row.error for row in grid] == [None, None]
+    assert fresh.engines["mine"] is mine
+    assert mine.loaded is not None
+    assert mine.loaded.options.splitting is False
 
 
 def test_without_any_loaded_model_the_starter_answers_and_leaves(
@@ -453,6 +455,9 @@ def test_differences_are_marked_by_words_and_whole_phrases() -> None:
         ("same", "匹います"),
     ]
     assert word_differences("Yes.", "There are three of them, all of them red") is None
+    longer = word_differences("A cat.", "An image of a cat. Fun fact: it sleeps.")
+    assert longer is not None, "what grew is marked too"
+    assert ("same", " cat.") in longer
     assert word_differences("same", "same") == [("same", "same")]
     assert word_differences("word " * 5000, "word " * 5000) is None, "too long to compare in good time"
 

@@ -24,6 +24,21 @@ TRUTH = {
         ("Is there a star?", r"no\b|There is no star"),
         ("Which picture has more shapes", r"(the )?first\b"),
     ],
+    "01_tasks.ipynb": [
+        ("What colour is it?", r"green\b"),
+        ("Is there a square?", r"no\b"),
+        ("[after 2 examples", r"An image of a green triangle\. Fun fact: I like it\."),
+    ],
+}
+
+# What cells without a transcript show: results of choices and types, the score of a map, a comparison.
+RESULTS = {
+    "01_tasks.ipynb": [
+        r"^'triangle'$",
+        r"^\('green', False\)$",
+        r"^100% right$",
+        r"examples 2 .*\n.* image ",
+    ],
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -97,6 +112,14 @@ def test_what_the_model_said_in_it_is_right(path: Path) -> None:
         found = [answer for asked, answer in said if asked.startswith(question)]
         assert found, f"{question!r} is not in the notebook"
         assert all(re.match(truth, answer, re.IGNORECASE) for answer in found), (question, found)
+
+
+@pytest.mark.parametrize("name", sorted(RESULTS))
+def test_what_its_jobs_gave_is_right(name: str) -> None:
+    outputs = [output for cell in code_cells(ROOT / "notebooks" / name) for output in cell["outputs"]]
+    texts = ["".join(output.get("data", {}).get("text/plain", output.get("text", ""))) for output in outputs]
+    for result in RESULTS[name]:
+        assert any(re.search(result, text, re.MULTILINE) for text in texts), result
 
 
 @every_notebook

@@ -29,8 +29,9 @@ __all__ = ["GridCell", "comparison_bundle", "word_differences"]
 
 Kind: TypeAlias = Literal["same", "more", "less"]
 
+_LEAST_WIDTH = 9  # of a column of figures, so that a table looks alike from run to run
 _MAX_COLUMNS = 4  # more answers side by side are too narrow to read
-_LEAST_LIKENESS = 0.4  # below, marks would cover everything and say nothing
+_LEAST_SHARED = 0.5  # of the shorter text's words; below, marks would cover everything and say nothing
 _MAX_WORDS = 4_000  # difflib takes time with the square of it
 # Words; signs one by one; and letters of scripts that write no spaces one by one.
 _WORDS = re.compile(r"\s+|[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")
@@ -88,7 +89,7 @@ def word_differences(reference: str, text: str) -> list[tuple[Kind, str]] | None
     if len(old) > _MAX_WORDS or len(new) > _MAX_WORDS:
         return None
     matcher = SequenceMatcher(None, old, new, autojunk=False)
-    if matcher.ratio() < _LEAST_LIKENESS:
+    if not _are_alike(old, new, matcher):
         return None
     pieces: list[tuple[Kind, str]] = []
     for kind, a, b, c, d in matcher.get_opcodes():
@@ -100,6 +101,14 @@ def word_differences(reference: str, text: str) -> list[tuple[Kind, str]] | None
         if d > c:
             pieces.append(("more", "".join(new[c:d])))
     return _joined(pieces)
+
+
+def _are_alike(old: Sequence[str], new: Sequence[str], matcher: SequenceMatcher[str]) -> bool:
+    """Whether enough words of the shorter text are in the longer one, in their order."""
+    shared = (old[n] for start, _, size in matcher.get_matching_blocks() for n in range(start, start + size))
+    n_shared = sum(bool(word.strip()) for word in shared)
+    n_words = min(sum(bool(word.strip()) for word in words) for words in (old, new))
+    return n_shared >= _LEAST_SHARED * n_words
 
 
 def _joined(pieces: Sequence[tuple[Kind, str]]) -> list[tuple[Kind, str]]:
@@ -323,7 +332,8 @@ def _plain(parts: Sequence[Part], grid: _Grid) -> str:
 def _figure_lines(grid: _Grid) -> list[str]:
     """The figures of all answers as a table in fixed width, or nothing where there are none."""
     table = _figure_table(grid)
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))] if table else []
+    columns = list(zip(*table, strict=True))
+    widths = [max(_LEAST_WIDTH if n else 0, *map(len, column)) for n, column in enumerate(columns)]
     return [
         "  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)).rstrip()
         for row in table
