@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from html import unescape
 
 import pytest
 from hypothesis import given, settings
@@ -140,3 +141,58 @@ def test_a_paragraph_leaves_with_the_first_letter_after_it() -> None:
 def test_finished_blocks_leave_and_code_and_lists_stay_whole() -> None:
     text = "para\n\n- a\n\n- b\n\n```\nx\n\ny\n```\n# H\nlast"
     assert split_blocks(text) == ["para\n\n", "- a\n\n- b\n\n", "```\nx\n\ny\n```\n", "# H\n", "last"]
+
+
+# One of our own for each construct of the CommonMark specification (0.31.2, sections 2 and 4 to 6), and the
+# tables and strikethrough of GitHub that models write: the source, and what must be in its HTML.
+COMMONMARK = {
+    "tab": ("\tcode by a tab", "<code>code by a tab\n</code>"),
+    "tab after a bullet": ("-\titem", "<li>item</li>"),
+    "backslash escape": ("\\*stars\\* and \\a", "<p>*stars* and \\a</p>"),
+    "entity": ("&copy; &#65; &nosuch; `&amp;`", "© A &amp;nosuch; <code>&amp;amp;</code>"),
+    "thematic break": ("above\n\n* * *\n\nbelow", "<hr>"),
+    "heading": ("## two ##", 'aria-level="5"><strong>two</strong>'),
+    "seven marks are no heading": ("####### seven", "<p>####### seven</p>"),
+    "underlined heading": ("Title\n=====", 'aria-level="4"><strong>Title</strong>'),
+    "indented code": ("text\n\n    x\n      y", "<code>x\n  y\n</code>"),
+    "fence in a fence": ("````\n```\ninner\n```\n````", "<code>```\ninner\n```\n</code>"),
+    "tilde fence": ("~~~\nplain\n~~~", "<code>plain\n</code>"),
+    "open fence": ("```\nx = 1", "<code>x = 1</code>"),
+    "HTML block is text": ("<div>\n*words*\n</div>", "&lt;div&gt;\n<em>words</em>\n&lt;/div&gt;"),
+    "link by reference": ("[this]\n\n[this]: https://example.org/t", 'href="https://example.org/t"'),
+    "paragraphs": ("one\ntwo\n\n\nthree", "<p>one\ntwo</p>\n<p>three</p>"),
+    "quote with a lazy line": ("> quoted\nlazy", "<blockquote>\n<p>quoted\nlazy</p>\n</blockquote>"),
+    "quote in a quote": (">> deeper", "<blockquote>\n<blockquote>\n<p>deeper</p>"),
+    "list that starts later": ("7) seven\n8) eight", '<ol start="7">\n<li>seven</li>'),
+    "list in a list": ("- a\n  1. one", "<li>a\n<ol>\n<li>one</li>"),
+    "loose list": ("- a\n\n- b", "<li>\n<p>a</p>\n</li>"),
+    "code span with a backtick": ("`` a ` b ``", "<code>a ` b</code>"),
+    "emphasis": ("*a* __b__ ***c***", "<em>a</em> <strong>b</strong> <em><strong>c</strong></em>"),
+    "underscores in a word": ("snake_case_name", "<p>snake_case_name</p>"),
+    "link with parentheses": ("[x](https://example.org/a_(b))", 'href="https://example.org/a_(b)"'),
+    "picture": ("![alt](https://example.org/x.png)", "[picture, not loaded: alt"),
+    "address in brackets": ("<https://example.org/?b=c&d>", 'href="https://example.org/?b=c&amp;d"'),
+    "inline HTML is text": ("a <b>c</b>", "a &lt;b&gt;c&lt;/b&gt;"),
+    "hard break by spaces": ("one  \ntwo", "one<br>\ntwo"),
+    "hard break by a backslash": ("one\\\ntwo", "one<br>\ntwo"),
+    "soft break": ("one\ntwo", "one\ntwo"),
+    "table": ("|a|\n|-|\n|1|", "<th>a</th>"),
+    "strikethrough": ("~~gone~~", "<s>gone</s>"),
+}
+
+
+@pytest.mark.parametrize("construct", COMMONMARK)
+def test_constructs_of_commonmark_are_rendered_and_stay_the_same_in_safe_markdown(construct: str) -> None:
+    """In under 50 ms each, and so that the words of the saved Markdown are those of the page."""
+    source, expected = COMMONMARK[construct]
+    to_html(source)  # the first call loads a lexer
+    began = time.process_time()
+    html = to_html(source)
+    assert time.process_time() - began < 0.05
+    assert expected in html
+    assert _words(render_with_html(to_safe_markdown(source))) <= _words(html)
+
+
+def _words(html: str) -> set[str]:
+    """The words that a person reads on a page."""
+    return set(re.findall(r"\w+", unescape(re.sub(r"<[^>]*>", " ", html))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -228,11 +229,17 @@ def test_a_click_on_a_thumbnail_brings_the_full_picture() -> None:
 def test_a_caption_says_what_its_picture_cost() -> None:
     """As soon as the answer tells: the pictures of the question are the last of its prompt."""
     exchange = question()
-    assert "640×480 px<" in ChatPanel(exchanges=[exchange], thumbnail=thumbnail).snapshot()[0]["question"]
+
+    def caption(turn: dict[str, Any]) -> str:
+        return re.sub(r"<[^>]*>", "", turn["question"])
+
+    assert "(before, 640×480 px)" in caption(
+        ChatPanel(exchanges=[exchange], thumbnail=thumbnail).snapshot()[0]
+    )
     exchange.reply = reply("They differ.", picture_tokens=(7, 64, 81))
     turn = ChatPanel(exchanges=[exchange], thumbnail=thumbnail).snapshot()[0]
-    assert "before, 640×480 px, 64 tokens<" in turn["question"]
-    assert "after, 640×480 px, 81 tokens<" in turn["question"]
+    assert "(before, 640×480 px, 64 tokens)" in caption(turn)
+    assert "(after, 640×480 px, 81 tokens)" in caption(turn)
     assert turn["question_text"].startswith("What changed between [picture: before, 640×480 px, 64 tokens]")
     exchange.reply = reply("They differ.", picture_tokens=(7,))
     assert exchange.picture_tokens == (), "figures of another prompt are nobody's"

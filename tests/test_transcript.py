@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import nh3
 import pytest
 from panel_scenes import RICH, picture, question, reply, thumbnail
 from script_vectors import VECTOR_LIST, live_things, render_with_html
@@ -114,7 +115,7 @@ def test_the_style_sheet_fetches_nothing_and_styles_only_below_its_class() -> No
 
 def test_how_an_answer_ended_and_that_it_is_stale_is_said() -> None:
     stopped = exchange_bundle(answered(reason="interrupted"))
-    assert "(stopped)" in visible(stopped["text/html"])
+    assert "( stopped )" in visible(stopped["text/html"])
     assert "stopped" in stopped["text/plain"]
     assert "cut off at the token limit" in visible(exchange_bundle(answered(reason="length"))["text/html"])
     exchange = answered()
@@ -156,3 +157,27 @@ def test_an_answer_that_grows_is_shown_as_it_stands() -> None:
 def test_figures_that_are_unknown_are_left_out() -> None:
     assert proof_items(reply("x", n_prompt_tokens=0, tokens_per_s=0.0, total_s=0.0)) == ["1 token"]
     assert proof_items(reply("x", tokens_per_s=3.14159))[2] == "3.1 tokens/s"
+
+
+def test_a_site_that_strips_scripts_and_styles_still_shows_who_said_what_with_pictures_of_a_modest_size() -> (
+    None
+):
+    """As GitHub does: no style sheet, no classes, no style attributes."""
+    exchange = question()
+    exchange.reply = reply("A **red** circle.", "length", picture_tokens=(64, 81))
+    html = exchange_bundle(exchange, thumbnail=thumbnail)["text/html"]
+    bare = nh3.clean(
+        html,
+        attributes={"img": {"src", "alt", "width", "height"}, "a": {"href", "title"}},
+        clean_content_tags={"style", "script"},
+        url_schemes={"https", "data"},
+    )
+    assert "class=" not in bare
+    assert "style" not in bare
+    sized = r'<img src="data:image/png[^"]*" alt="picture (\w+)" width="(\d+)" height="(\d+)">'
+    assert re.findall(sized, bare) == [("before", "160", "120"), ("after", "160", "120")]
+    assert re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", bare)).strip() == (
+        "YouWhat changed between (before, 640×480 px, 64 tokens) and (after, 640×480 px, 81 tokens) ?"
+        "starter (cut off at the token limit) A red circle. "
+        "3 tokens · 2.4 s · 31 tokens/s · prompt 214 tokens (128 for pictures, 64 reused)"
+    )

@@ -23,6 +23,7 @@ __all__ = [
     "ending",
     "examples_html",
     "examples_text",
+    "in_brackets",
     "picture_label",
     "proof_items",
     "question_html",
@@ -52,14 +53,20 @@ _ENDINGS = {
 
 def picture_label(picture: Picture, n_tokens: int | None = None) -> str:
     """How a picture is called in words: its name, its size in pixels and, where known, in tokens."""
+    return ", ".join([_picture_name(picture), *_picture_facts(picture, n_tokens)])
+
+
+def _picture_name(picture: Picture) -> str:
     name = " ".join(clean_text(picture.name).split()) or "picture"
-    if len(name) > _MAX_NAME_CHARS:
-        name = f"{name[:38]}…{name[-20:]}"
+    return name if len(name) <= _MAX_NAME_CHARS else f"{name[:38]}…{name[-20:]}"
+
+
+def _picture_facts(picture: Picture, n_tokens: int | None) -> list[str]:
+    """Its size in pixels and tokens, each in a few words; that its pixels are gone."""
     if picture.image is None:
-        return f"{name}, no longer on this machine" if picture.is_lost else name
-    width, height = picture.size_px
-    tokens = "" if n_tokens is None else f", {_count(n_tokens, 'token')}"
-    return f"{name}, {width}×{height} px{tokens}"
+        return ["no longer on this machine"] if picture.is_lost else []
+    size = "{}×{} px".format(*picture.size_px)
+    return [size] if n_tokens is None else [size, _count(n_tokens, "token")]
 
 
 def examples_html(examples: Sequence[Turn], thumbnail: Thumbnailer | None = None) -> str:
@@ -132,11 +139,18 @@ def _picture_html(picture: Picture, thumbnail: Thumbnailer | None, n_tokens: int
     if not src:
         return f'<span class="vlm-pic vlm-pic-missing"{note}>[picture: {label}]</span>'
     size = _fit(picture, 160)
-    alt = f"picture {label.partition(', ')[0]}"
+    name = escape(_picture_name(picture))
+    facts = "".join(f', <span class="vlm-fact">{fact}</span>' for fact in _picture_facts(picture, n_tokens))
+    caption = in_brackets(f"<small>{name}{facts}</small>")
     return (
-        f'<span class="vlm-pic" style="{_PIC_STYLE}"{note}><img src="{src}" alt="{alt}"{size}>'
-        f'<span class="vlm-cap" style="{_CAP_STYLE}"><small>{label}</small></span></span>'
+        f'<span class="vlm-pic" style="{_PIC_STYLE}"{note}><img src="{src}" alt="picture {name}"{size}>'
+        f'<span class="vlm-cap" style="{_CAP_STYLE}">{caption}</span></span>'
     )
+
+
+def in_brackets(html: str) -> str:
+    """What stands apart by its looks stands in brackets where a site strips the style sheet."""
+    return f'<span class="vlm-bracket"> (</span>{html}<span class="vlm-bracket">) </span>'
 
 
 def thumbnail_src(picture: Picture, thumbnail: Thumbnailer | None) -> str:

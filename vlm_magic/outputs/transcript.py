@@ -20,6 +20,7 @@ from vlm_magic.outputs.cards import (
     badges,
     examples_html,
     examples_text,
+    in_brackets,
     proof_items,
     question_html,
     question_text,
@@ -143,12 +144,16 @@ def _exchange_html(exchange: Exchange, thumbnail: Thumbnailer | None, model: str
     )
     if exchange.reply is None:
         return html
-    marks = "".join(f' <span class="vlm-badge">({escape(mark)})</span>' for mark in badges(exchange))
+    marks = "".join(f" {in_brackets(_badge(mark))}" for mark in badges(exchange))
     name = escape(speaker(exchange.reply, model))
     return html + (
         f'<div class="vlm-turn vlm-model"><p class="vlm-role"><b>{name}</b>{marks}</p>'
         f'<div class="vlm-body">{to_html(exchange.reply.text)}</div>{proof_html(exchange.reply)}</div>'
     )
+
+
+def _badge(mark: str) -> str:
+    return f'<span class="vlm-badge">{escape(mark)}</span>'
 
 
 def proof_html(reply: Reply) -> str:

@@ -224,7 +224,7 @@ export class TurnView {
     this.question.querySelectorAll(".vlm-pic").forEach((picture, index) => {
       const thumbnail = picture.querySelector("img");
       if (!thumbnail) return;
-      const label = picture.querySelector(".vlm-cap")?.textContent ?? thumbnail.alt;
+      const label = picture.querySelector(".vlm-cap small")?.textContent ?? thumbnail.alt;
       const open = () => this.openPicture(index, thumbnail.src, label);
       picture.setAttribute("role", "button");
       picture.setAttribute("tabindex", "0");
