@@ -20,6 +20,7 @@ PUBLIC = [
     "engine",
     "load",
     "load_ipython_extension",
+    "map_pictures",
     "session",
     "to_pil",
     "typed",

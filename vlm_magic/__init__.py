@@ -26,6 +26,7 @@ from vlm_magic.messages import Bill, Chunk, Engine, Picture, Reply, Settings, Te
 from vlm_magic.session import Session
 
 if TYPE_CHECKING:
+    import pandas as pd
     from PIL import Image
 
     from vlm_magic.models.engine import LocalEngine
@@ -51,6 +52,7 @@ __all__ = [
     "engine",
     "load",
     "load_ipython_extension",
+    "map_pictures",
     "session",
     "to_pil",
     "typed",
@@ -129,6 +131,31 @@ def compare(
     comparison = Comparison(question, axes, Settings().updated(settings), turns)
     with current().lending() as lender:
         return run(comparison, lender, on_change)
+
+
+def map_pictures(engine: Engine, prompt: str, pictures: object, **options: Any) -> pd.DataFrame:
+    """Ask one prompt about many pictures, each outside any conversation.
+
+        captions = vlm_magic.map_pictures(engine, "Describe {picture}.", frame.photo)
+
+    Args:
+        engine: who answers, from `load`.
+        prompt: the words; ``{picture}`` is the place of the picture (first if absent), ``{row.title}`` a
+            column of ``table``.
+        pictures: a column, list, dict (name → picture), array batch, generator, glob or folder.
+        **options: table, names, examples, choices, type, batch_size, journal, resume, progress, and the
+            settings of a question; see `vlm_magic.tasks.mapping.map_pictures`.
+
+    Returns:
+        A pandas DataFrame in the order of the pictures: ``answer``, ``tokens``, ``seconds`` and ``error``.
+
+    Raises:
+        OptionError: pandas is not installed, or a journal that cannot be used.
+        PromptError: the generator of the pictures raised; the rows before it are kept for the next call.
+    """
+    from vlm_magic.tasks.mapping import map_pictures as run
+
+    return run(engine, prompt, pictures, **options)
 
 
 def session(name: str | None = None) -> Session:
