@@ -13,9 +13,11 @@ import pytest
 import tiny_models
 import torch
 from PIL import Image, ImageDraw
+from transformers import LogitsProcessor
 
 import vlm_magic
 from vlm_magic.messages import Picture, Settings, Text, Turn
+from vlm_magic.models import families
 from vlm_magic.models.engine import LocalEngine
 
 
@@ -121,8 +123,6 @@ def test_bad_words_ids_keep_the_image_tokens_out() -> None:
     """Without being asked, on every family; further words on request."""
     engine = engine_of("idefics")
     assert engine.loaded is not None
-    from vlm_magic.models import families
-
     words = ["<image>", "<fake_token_around_image>"]
     ids = {engine.loaded.tokenizer.convert_tokens_to_ids(word) for word in words}
     assert ids <= set(families.forbidden_token_ids(engine.loaded))
@@ -132,21 +132,73 @@ def test_bad_words_ids_keep_the_image_tokens_out() -> None:
     assert word not in reply.text.split()
 
 
+class EndAfter(LogitsProcessor):
+    """Makes a random model end its answer: the end token wins when there are so many new tokens."""
+
+    def __init__(self, token_id: int, n_prompt: int, n_new: int) -> None:
+        self._token_id, self._n_tokens = token_id, n_prompt + n_new
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] == self._n_tokens:
+            scores[:, self._token_id] = scores.max() + 1
+        return scores
+
+
 def test_idefics_instruct_in_conversation_with_its_exit_condition() -> None:
-    """Two pictures at their turns; the answer ends at <end_of_utterance>."""
+    """The guide's prompt token by token, pictures at their turns; the answer ends at <end_of_utterance>."""
     engine = engine_of("idefics-instruct")
     assert engine.loaded is not None
-    session = vlm_magic.Session(engine, max_tokens=8)
-    session.ask("What is in this image?", photo(1))
-    session.ask(photo(2), "And who is that?")
-    turns = session.conversation.turns_for(session.draft([Text("Sure?")], session.settings))
-    bill = engine.bill(turns)
-    assert bill.rendered.count("<end_of_utterance>") == 5
-    assert bill.rendered.rstrip().endswith("Assistant:")
-    from vlm_magic.models import families
+    processor, model = engine.processor, engine.model
+    said = "This picture depicts Idefix, the dog of Obelix in Asterix and Obelix. Idefix is running."
+    prompt = [
+        "User: What is in this image?", photo(1), "<end_of_utterance>",
+        f"\nAssistant: {said}<end_of_utterance>",
+        "\nUser:", photo(2), "And who is that?<end_of_utterance>",
+        "\nAssistant:",
+    ]  # fmt: skip
+    inputs = processor(text=[prompt], add_end_of_utterance_token=False, return_tensors="pt")
+    exit_condition = processor.tokenizer("<end_of_utterance>", add_special_tokens=False).input_ids
+    n_prompt = inputs["input_ids"].shape[1]
+    end = EndAfter(exit_condition[0], n_prompt, 6)
+    with torch.no_grad():
+        ids = model.generate(
+            **inputs, eos_token_id=exit_condition, logits_processor=[end], max_new_tokens=50, do_sample=False
+        )
+    turns = [
+        Turn("user", (Text("What is in this image?"), Picture(None, "dog", photo(1)))),
+        Turn("assistant", (Text(said),)),
+        Turn("user", (Picture(None, "cat", photo(2)), Text("And who is that?"))),
+    ]
+    prepared = families.prepare(engine.loaded, turns, Settings())
+    assert prepared.inputs["input_ids"].tolist() == inputs["input_ids"].tolist()
+    reply = engine.start(turns, Settings(max_tokens=50), logits_processors=[end]).wait(60)
+    assert reply is not None
+    assert [*reply.token_ids, *exit_condition] == ids[0, n_prompt:].tolist()
+    assert (reply.finish_reason, len(reply.token_ids)) == ("stop", 6)
+    assert "<end_of_utterance>" not in reply.text
 
-    end = engine.loaded.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
-    assert end in families.stop_token_ids(engine.loaded, Settings())
+
+def test_a_batch_of_idefics2_base_with_two_pictures_and_with_one() -> None:
+    """Pictures within the text, bad words, different numbers of pictures: as the prompts one by one."""
+    engine = engine_of("idefics2-base")
+    processor, model = engine.processor, engine.model
+    seen = "In this image, we can see the city of New York, and more specifically the Statue of Liberty."
+    prompts = [f"<image>{seen}<image>In this image,", "In which city is that bridge located?<image>"]
+    images = [[photo(1), photo(2)], [photo(3)]]
+    bad = processor.tokenizer(["<image>", "<fake_token_around_image>"], add_special_tokens=False).input_ids
+    expected = []
+    for prompt, shown in zip(prompts, images, strict=True):
+        inputs = processor(images=[shown], text=[prompt], return_tensors="pt")
+        with torch.no_grad():
+            ids = model.generate(**inputs, bad_words_ids=bad, max_new_tokens=20, do_sample=False)
+        expected.append(tuple(ids[0, inputs["input_ids"].shape[1] :].tolist()))
+    first, second, third = (Picture(None, f"p{n}", photo(n)) for n in (1, 2, 3))
+    conversations = [
+        [Turn("user", (first, Text(seen), second, Text("In this image,")))],
+        [Turn("user", (Text("In which city is that bridge located?"), third))],
+    ]
+    replies = engine.generate_batch(conversations, Settings(max_tokens=20))
+    assert [reply.token_ids for reply in replies] == expected
 
 
 def test_chat_with_several_pictures() -> None:

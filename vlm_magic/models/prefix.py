@@ -92,11 +92,18 @@ def copy_cache(cache: Any, n_tokens: int) -> Any:
     copied = DynamicCache()
     for index, layer in enumerate(cache.layers):
         copied.update(
-            layer.keys[:, :, :n_tokens].clone(),  # (B, A, T, D)
-            layer.values[:, :, :n_tokens].clone(),
+            layer.keys[:, :, :n_tokens].to(layer.device, copy=True),  # (B, A, T, D)
+            layer.values[:, :, :n_tokens].to(layer.device, copy=True),
             index,
         )
     return copied
+
+
+def move_cache(cache: Any, device: str | None = None) -> None:
+    """Move every layer's keys and values to a device, or back to where the model computed them."""
+    for layer in cache.layers:
+        target = layer.device if device is None else device
+        layer.keys, layer.values = layer.keys.to(target), layer.values.to(target)
 
 
 @dataclass(eq=False)
@@ -104,17 +111,21 @@ class _Prefix:
     keys: Keys
     cache: Any
     n_bytes: int
+    is_parked: bool = False
 
 
 class PrefixStore:
     """KV caches of earlier prompts with their answers.
 
     Args:
-        max_bytes: what they may hold together; the least recently used go first.
+        max_bytes: what they may hold together on the model's device; the least recently used leave first.
+        parked_bytes: what those that left may hold together in the CPU's memory, to be moved back when they
+            are of use; 0 where the model is on the CPU itself.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, parked_bytes: int = 0) -> None:
         self.max_bytes = max_bytes
+        self.parked_bytes = parked_bytes
         self._prefixes: list[_Prefix] = []  # the least recently used first
 
     def __len__(self) -> int:
@@ -122,8 +133,13 @@ class PrefixStore:
 
     @property
     def n_bytes(self) -> int:
-        """What the caches hold now."""
+        """What the caches hold now, on the device and parked."""
         return sum(prefix.n_bytes for prefix in self._prefixes)
+
+    @property
+    def n_parked_bytes(self) -> int:
+        """What is parked in the CPU's memory."""
+        return sum(prefix.n_bytes for prefix in self._prefixes if prefix.is_parked)
 
     def take(self, keys: Keys, spans: Sequence[tuple[int, int]] = ()) -> tuple[Any, int]:
         """A cache for the beginning of this prompt, to be filled by the caller, and its length.
@@ -150,6 +166,8 @@ class PrefixStore:
             self._prefixes.append(best)
             return copy_cache(best.cache, n), n
         crop_cache(best.cache, n)
+        if best.is_parked:
+            move_cache(best.cache)
         return best.cache, n
 
     def put(self, keys: Keys, cache: Any) -> None:
@@ -165,8 +183,19 @@ class PrefixStore:
         # A beginning of what is kept anyway is of no use beside it.
         self._prefixes = [p for p in self._prefixes if common_length(p.keys, keys) < len(p.keys)]
         self._prefixes.append(_Prefix(keys, cache, n_bytes))
-        while self.n_bytes > self.max_bytes:
-            del self._prefixes[0]
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Park the least recently used, and drop the least recently used of those that are parked."""
+        while self.n_bytes - self.n_parked_bytes > self.max_bytes:
+            oldest = next(prefix for prefix in self._prefixes if not prefix.is_parked)
+            if oldest.n_bytes > self.parked_bytes:
+                self._prefixes.remove(oldest)
+                continue
+            move_cache(oldest.cache, "cpu")
+            oldest.is_parked = True
+        while self.n_parked_bytes > self.parked_bytes:
+            self._prefixes.remove(next(prefix for prefix in self._prefixes if prefix.is_parked))
 
     def clear(self) -> int:
         """Forget all; the bytes that were held."""

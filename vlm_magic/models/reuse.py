@@ -60,15 +60,16 @@ class Reuse:
 
     Args:
         loaded: the model.
-        max_bytes: for caches and pictures together; a share of the free memory if not given.
+        max_bytes: for caches and pictures together; a share of the device's free memory if not given. As
+            much of the CPU's is for caches that had to leave another device.
     """
 
     def __init__(self, loaded: Loaded, max_bytes: int | None = None) -> None:
         if max_bytes is None:
-            share = int(memory.free_bytes(loaded.device) * _STORE_SHARE)
-            max_bytes = max(_STORE_MIN_BYTES, min(share, _STORE_MAX_BYTES))
+            max_bytes = _share_of(loaded.device)
         self._loaded = loaded
-        self.prefixes = PrefixStore(max_bytes * 3 // 4)
+        is_beside = loaded.device not in ("cpu", "mps")  # which share the CPU's memory
+        self.prefixes = PrefixStore(max_bytes * 3 // 4, _share_of("cpu") if is_beside else 0)
         is_across = loaded.family.reuse == "across"
         self.looks = (CrossLooks if is_across else Looks)(loaded, max_bytes // 4)
         self._is_able = loaded.family.reuse != "none"
@@ -161,6 +162,12 @@ class Reuse:
         """Put the cache back, grown by the answer; also after a stop, whatever state it was left in."""
         if fitted.cache is not None and fitted.keys is not None:
             self.prefixes.put(keys_of([*fitted.keys.tolist(), *new_ids], (), ()), fitted.cache)
+
+
+def _share_of(device: str) -> int:
+    """Bytes of a device's free memory that stores may take."""
+    share = int(memory.free_bytes(device) * _STORE_SHARE)
+    return max(_STORE_MIN_BYTES, min(share, _STORE_MAX_BYTES))
 
 
 def digest_of(picture: Picture) -> str:
