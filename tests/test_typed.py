@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import os
 import re
+import subprocess
+import sys
 import typing
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
@@ -614,3 +618,86 @@ def test_a_reply_of_another_engine_is_read_by_its_text() -> None:
         constraint.read(Reply("red", finish_reason="length"))
     with pytest.raises(OptionError, match="does not run here"):
         constraint.processors()
+
+
+# ---- in JupyterLab -------------------------------------------------------------------------------
+
+CELLS = (
+    "%load_ext vlm_magic\n%vlm_load\nfrom typing import Annotated, Literal\nimport pydantic\n"
+    "from vlm_magic.starter.scenes import make_scene\npicture = make_scene(14, n_objects=1).picture\n"
+    "Words = Annotated[list[Literal['word']], pydantic.Field(min_length=900)]\n"
+    "Colour = Literal['red', 'green', 'blue', 'pink', 'yellow', 'orange', 'black', 'white']",
+    "class Thing(pydantic.BaseModel):\n    colour: Colour\n    form: Literal['circle', 'square', 'star']\n\n"
+    "class Scene(pydantic.BaseModel):\n    things: list[Thing] = pydantic.Field(min_length=1, max_length=2)\n"
+    "    count: Annotated[int, pydantic.Field(ge=0, le=9)]\n"
+    "    title: Annotated[str, pydantic.Field(max_length=20)]",
+    "%%vlm --type Scene -o scene\nWhat is in {picture}?",
+    "scene.things[0].form, type(scene.count).__name__",
+    "%vlm --new --type int -o n How many objects are there in {picture}?",
+    "%vlm_code",
+    "%vlm --type Words -o words --max-tokens 3000 Say it.",
+    "'words' in globals()",
+)
+
+
+@pytest.mark.browser
+def test_a_typed_answer_in_jupyterlab_is_a_tree_live_and_saved(tmp_path: Path) -> None:
+    """It folds and unfolds without a kernel; an interrupt keeps the text and binds nothing."""
+    import lab as jupyter
+
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    jupyter.write_notebook(folder / "typed.ipynb", *CELLS)
+    shots = Path(os.environ.get("VLM_MAGIC_SCREENSHOTS", "") or os.devnull)
+
+    def output_of(page: Any, index: int) -> str:
+        return " ".join(jupyter.output_text(page, index).split())
+
+    with (
+        jupyter.running_lab(folder) as lab,
+        jupyter.running_browser() as browser,
+        jupyter.browser_page(lab, "typed.ipynb", browser=browser) as page,
+    ):
+        for index in range(6):
+            jupyter.run_cell(page, index)
+        assert "scene Scene things list, " in output_of(page, 2)
+        assert "'int')" in jupyter.output_text(page, 3)
+        tree = page.locator(".jp-Cell").nth(2).locator(".vlm-typed")
+        assert output_of(page, 4).endswith("n int 1")
+        assert tree.locator("details").first.get_attribute("open") is not None
+        assert "from transformers import" in jupyter.output_text(page, 5)
+        if shots.is_dir():
+            tree.scroll_into_view_if_needed()
+            jupyter.screenshot(page, shots / "typed.png")
+            page.locator(".jp-Cell").nth(5).scroll_into_view_if_needed()
+            jupyter.screenshot(page, shots / "code.png")
+        jupyter.run_cell(page, 6, wait=False)
+        page.locator(".jp-Cell").nth(6).get_by_text("word").last.wait_for()
+        page.wait_for_timeout(1000)
+        jupyter.command(page, "notebook:interrupt-kernel")
+        jupyter.wait_idle(page)
+        jupyter.run_cell(page, 7)
+        assert "Interrupted: the answer so far is kept" in jupyter.output_text(page, 6)
+        assert "False" in jupyter.output_text(page, 7)
+        jupyter.save(page)
+        assert page.problems == []
+    saved = json.loads((folder / "typed.ipynb").read_text(encoding="utf-8"))
+    data = saved["cells"][2]["outputs"][-1]["data"]
+    assert set(data) == {"text/html", "text/markdown", "text/plain"}
+    assert "".join(data["text/plain"]).startswith("scene: Scene\n├─ things: list")
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "typed.ipynb"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with jupyter.running_browser() as browser:
+        page = browser.new_page()
+        page.goto((folder / "typed.html").as_uri())
+        tree = page.locator(".vlm-typed").first
+        assert "scene Scene" in " ".join(tree.inner_text().split())
+        tree.locator("summary").first.click()
+        assert tree.locator("details").first.get_attribute("open") is None
+        tree.locator("summary").first.click()
+        if shots.is_dir():
+            tree.scroll_into_view_if_needed()
+            page.screenshot(path=shots / "typed-saved.png")

@@ -25,13 +25,13 @@ _MOST_LEVELS = 20
 _LONG_TEXT = 4_000  # characters of one text
 
 _STYLE = """<style>
-.vlm-typed { max-width: 860px; margin: 4px 0; padding: 8px 16px 10px; border-radius: 8px;
-  border: 1px solid var(--jp-border-color2, var(--vscode-panel-border, #d7dbe0));
+.vlm-typed { box-sizing: border-box; max-width: 860px; margin: 4px 0; padding: 8px 16px 10px;
+  border-radius: 8px; border: 1px solid var(--jp-border-color2, var(--vscode-panel-border, #d7dbe0));
   background: var(--jp-layout-color1, var(--vscode-editor-background, #fff));
   color: var(--jp-content-font-color1, var(--vscode-foreground, #1f2328));
   font-family: var(--jp-code-font-family, ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace);
   font-size: var(--jp-code-font-size, 13px); line-height: 1.6; overflow-wrap: anywhere; }
-.vlm-typed ul { margin: 0; padding-left: 20px; list-style: none;
+.vlm-typed ul { margin: 0; padding-left: 20px; list-style: none !important;
   border-left: 1px solid var(--jp-border-color2, var(--vscode-panel-border, #d7dbe0)); }
 .vlm-typed li { margin: 0; }
 .vlm-typed summary { cursor: pointer; }
