@@ -189,7 +189,13 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("LLaVA", ("llava", "vipllava"), is_float16_safe=True, reuse="features"),
     Family("LLaVA-NeXT", ("llava_next",), is_float16_safe=True, reuse="features"),
-    Family("LLaVA-OneVision", ("llava_onevision",), stop_words=("<|im_end|>",), is_float16_safe=True),
+    Family(
+        "LLaVA-OneVision",
+        ("llava_onevision",),
+        stop_words=("<|im_end|>",),
+        is_float16_safe=True,
+        reuse="none",  # a picture is cut into tiles only where it is alone: others change its features
+    ),
     Family(
         "Qwen-VL",
         ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
@@ -212,6 +218,7 @@ FAMILIES: tuple[Family, ...] = (
         lay_out=lay_out_pictures_first,
         arrays="np",  # asked for torch it warns: it makes labels, which nobody wants, through numpy
         needs_picture=True,
+        reuse="none",  # all tokens of a prompt see each other: with other last words, all keys are others
         plain_frame=("", ""),  # its processor ends the prompt's line
         control_pattern=r"<loc\d{4}>|<seg\d{3}>",
     ),
@@ -226,6 +233,7 @@ FAMILIES: tuple[Family, ...] = (
         "Llama 3.2 Vision",
         ("mllama",),
         stop_words=("<|eot_id|>", "<|eom_id|>"),
+        reuse="none",  # layers across keep keys of the pictures, not of the text, and cannot be cut with it
         is_batchable=False,  # the cross-attention mask of a batch lets rows without pictures drift
     ),
     Family(
@@ -236,6 +244,7 @@ FAMILIES: tuple[Family, ...] = (
         max_pictures=1,
         needs_picture=True,
         is_float16_safe=True,
+        reuse="none",  # InstructBLIP's features depend on the question; a prompt has one picture, and is short
         plain_frame=(" ", ""),
     ),
 )
