@@ -244,7 +244,7 @@ FAMILIES: tuple[Family, ...] = (
         max_pictures=1,
         needs_picture=True,
         is_float16_safe=True,
-        reuse="none",  # InstructBLIP's features depend on the question; a prompt has one picture, and is short
+        reuse="none",  # InstructBLIP's features depend on the question, and prompts are short
         plain_frame=(" ", ""),
     ),
 )
