@@ -291,8 +291,8 @@ MAGICS = (
         "Show the plain transformers program that gives the last answer, or write it to FILE.",
         (_CONVERSATION,),
         details=(
-            "The program runs without this package. Pictures that are no files are saved as PNG beside it, "
-            "in vlm_code_pictures or FILE's own folder."
+            "The program runs without this package. Its pictures are saved as PNG beside it, in "
+            "vlm_code_pictures, or in FILE_pictures."
         ),
     ),
     Magic("%vlm_reset", "", "Forget a conversation; the model stays loaded.", (_CONVERSATION,)),
