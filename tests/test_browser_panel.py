@@ -38,7 +38,7 @@ pytestmark = pytest.mark.browser
 
 SHOTS = Path(os.environ.get("VLM_MAGIC_SCREENSHOTS", "") or os.devnull)
 SETUP = "from panel_scenes import *"
-LONG = "ask('word ' * 400, 1, tokens_per_s=20, parts=(Text('Tell me a story.'),));"
+LONG = "ask('word ' * 4000, 1, tokens_per_s=20, parts=(Text('Tell me a story.'),));"
 CHAT = """first = question(1)
 first.reply, first.alternatives = reply(RICH), [reply("An **earlier** answer.")]
 second = question(2, Text("And which one is larger?"))
@@ -121,7 +121,7 @@ def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: A
         began = time.monotonic()
         page.click(".vlm-stop")
         wait_idle(page)
-        assert time.monotonic() - began < 5.0, "the answer would take 20 s"
+        assert time.monotonic() - began < 20.0, "the answer would take 200 s"
         assert "stopped" in output_text(page, 2)
         run_cell(page, 3)
         assert "still alive" in output_text(page, 3)
@@ -447,7 +447,7 @@ def test_stop_reaches_a_blocking_cell_everywhere(
         began = time.monotonic()
         stop.click()
         wait_idle(page)
-        assert time.monotonic() - began < 5.0, "the answer would take 20 s"
+        assert time.monotonic() - began < 20.0, "the answer would take 200 s"
         assert "stopped" in page.locator(".vlm-chat").inner_text()
         run_cell(page, 2)
         assert "next cell" in output_text(page, 2)
