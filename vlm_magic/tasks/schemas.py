@@ -28,6 +28,8 @@ from vlm_magic.errors import OptionError, shorten
 __all__ = ["Schema", "schema_of", "type_name"]
 
 _INT = "-?(?:0|[1-9][0-9]{0,17})"  # 18 digits fit everything that is counted, and end
+_MOST = 10**18 - 1
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const")
 _FLOAT = rf"{_INT}(?:\.[0-9]{{1,17}})?"
 
 
@@ -255,12 +257,14 @@ def _first_complaint(error: Any) -> str:
 
 
 def _closed(schema: Any) -> Any:
-    """Objects without keys that nobody asked for, or a model goes on inventing them."""
+    """Objects without keys that nobody asked for, and whole numbers with an end: models go on for ever."""
     if isinstance(schema, list):
         return [_closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     closed = {key: _closed(value) for key, value in schema.items() if key not in ("default", "examples")}
+    if closed.get("type") == "integer" and not closed.keys() & set(_LIMITS):
+        closed |= {"minimum": -_MOST, "maximum": _MOST}
     if isinstance(schema.get("properties"), dict) and "$ref" not in schema:
         closed["properties"] = {key: _closed(value) for key, value in schema["properties"].items()}
         closed.setdefault("additionalProperties", False)
