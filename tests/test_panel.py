@@ -73,6 +73,21 @@ def test_the_page_is_one_module_that_asks_nobody_for_anything() -> None:
     assert "url(" not in style
 
 
+def test_the_page_assumes_nothing_that_a_front_end_may_lack() -> None:
+    """VS Code and Colab have no Jupyter application, no kernel on the widget manager, other colours."""
+    code, style = page_code(), page_style()
+    lacking = r"\bwindow\.|jupyterapp|jupyterlab|requirejs|require\(|localStorage|fetch\(|import\(|eval\("
+    assert re.findall(lacking, code) == []
+    managers = re.findall(r"widget_manager(.{2})", code)
+    assert managers
+    assert set(managers) == {"?."}, "it may be missing"
+    assert set(re.findall(r"from \"([^\"]*)\"", code)) == set()
+    bare = re.findall(r"(?<!, )(?<!\bin )var\(--(?:jp|vscode)[\w-]*\)", style)
+    assert bare == [], "each colour of a front-end has one to fall back on"
+    assert style.count("animation:") - 1 == style.count("animation: vlm-pulse"), "and one rule that ends it"
+    assert "prefers-reduced-motion: reduce" in style
+
+
 def test_an_answer_arrives_whole_in_few_updates() -> None:
     panel = Heard()
     exchange = question()
