@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from vlm_magic.errors import OptionError
+from vlm_magic.errors import ModelLoadError, OptionError, VLMError
 from vlm_magic.messages import Engine
 from vlm_magic.models import memory
 from vlm_magic.models.engine import LocalEngine
@@ -31,6 +31,8 @@ OnProgress = Callable[[str, int, int], None]
 
 class Lending:
     """Lends models. As a context, it brings back residents that were put away, whatever happened within.
+
+    Leaving it raises a ModelLoadError where one does not come back.
 
     Args:
         engines: the resident ones by name.
@@ -136,8 +138,20 @@ class Lending:
         for resident, _ in movable:
             if memory.free_bytes(device) >= made.needed_bytes:
                 return
-            self._leave.callback(resident.bring_back)
+            self._leave.callback(_bring_back, resident, device)
             resident.put_away()
+
+
+def _bring_back(resident: LocalEngine, device: str) -> None:
+    memory.give_back(device)
+    try:
+        resident.bring_back()
+    except VLMError as error:  # somebody took the room meanwhile, or the checkpoint is gone
+        raise ModelLoadError(
+            f"{resident.name} made room for another model and does not come back",
+            have=error.what,
+            hint=f"%vlm_load {resident.name}",
+        ) from error
 
 
 def _bytes_on(resident: LocalEngine, device: str) -> int:

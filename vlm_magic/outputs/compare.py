@@ -204,7 +204,8 @@ def _figures(cell: GridCell) -> list[tuple[str, str]]:
     reply = cell.reply
     if reply is None:
         return []
-    figures = [
+    figures = [("probability", f"{max(c.probability for c in reply.choices):.1%}")] if reply.choices else []
+    figures += [
         ("first token", f"{reply.ttft_s:.2f} s"),
         ("total", f"{reply.total_s:.2f} s"),
         ("tokens", f"{reply.n_new_tokens:,}"),

@@ -320,7 +320,8 @@ def _answer_group(
 ) -> None:
     """The rows of one model."""
     first = numbers[0]
-    tell(first, "loading")
+    if not _is_resident(lender, name, changes):
+        tell(first, "loading")
 
     def on_progress(stage: str, done: int, total: int) -> None:
         if stage == "download":
@@ -420,6 +421,9 @@ def _figures(row: Compared) -> dict[str, object]:
         "n_prompt_tokens": reply.n_prompt_tokens if reply else None,
         "n_new_tokens": reply.n_new_tokens if reply else None,
         "finish_reason": reply.finish_reason if reply else None,
+        "probability": max(choice.probability for choice in reply.choices)
+        if reply and reply.choices
+        else None,
         "weights_bytes": row.weights_bytes,
         "peak_bytes": row.peak_bytes,
         "error": str(row.error) if row.error else None,
