@@ -53,11 +53,10 @@ def question(words: str = "What is it?", seed: int = 0) -> list[Turn]:
 
 
 @pytest.fixture(scope="module", params=sorted(tiny_models.TINY))
-def tiny(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
+def tiny(request: pytest.FixtureRequest) -> LocalEngine:
+    """Not closed: the builds are shared by all tests."""
     torch.set_num_threads(1)
-    engine = LocalEngine(tiny_models.tiny(request.param))
-    yield engine
-    engine.close()
+    return LocalEngine(tiny_models.tiny(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +301,6 @@ def test_a_model_that_samples_by_itself_compares_choices_all_the_same() -> None:
 
     engine = LocalEngine(load_model(tiny_models.folder_of("idefics3"), LoadOptions(sampling=True)))
     assert len(engine.generate(question(), Settings(choices=TEXTS)).choices) == 4
-    engine.close()
 
 
 # ---- reading choices -------------------------------------------------------------------------------------
