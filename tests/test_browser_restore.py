@@ -85,12 +85,14 @@ def test_the_conversation_goes_on_after_a_restart_of_the_kernel(lab: Lab, browse
         assert "no longer" not in notice
         assert "What colour is the circle" in panel.inner_text()
         assert panel.locator(".vlm-pic img").evaluate("image => image.naturalWidth") > 0
-        shoot(page, "restored", ".vlm-whole")
         panel.locator(".vlm-composer .vlm-input").fill("What colour is the square?")
         page.keyboard.press("Enter")
         page.wait_for_selector(".vlm-exchange >> nth=1 >> .vlm-proof", timeout=PATIENCE_MS)
         turns = page.locator(".vlm-whole .vlm-exchange")
         assert "blue" in turns.nth(1).locator(".vlm-blocks").inner_text().lower()
+        page.set_viewport_size({"width": 1250, "height": 1100})
+        panel.scroll_into_view_if_needed()
+        shoot(page, "chat", ".jp-Cell >> nth=3")  # the README's second picture
         save(page)
         assert page.problems == []
         restart(page)
