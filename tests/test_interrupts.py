@@ -109,3 +109,77 @@ def test_the_store_is_shown_and_emptied(notebook: Notebook) -> None:
     same = notebook.run("print(before == warm == after, last().reply.n_reused_tokens)", "same")
     assert same.split() == ["True", "0"]
     assert notebook.errors == []
+
+
+_IMPATIENT = """
+def press_four_times(module, args, options):
+    if len(presses) < 4 and (args[0] if args else options["hidden_states"]).shape[1] == 1:
+        while len(presses) < 4:
+            presses.append(os.kill(os.getpid(), signal.SIGINT))
+            time.sleep(0.15)
+
+
+presses = []
+handle = read[0].register_forward_pre_hook(press_four_times, with_kwargs=True)
+picture = scene(72)
+"""
+
+
+def test_pressing_the_button_again_and_again_loses_nothing(notebook: Notebook) -> None:
+    """The worker commits the words by itself, whatever happens to the cell that waits for them."""
+    notebook.run(_IMPATIENT, "impatient")
+    notebook.run("%vlm -m model --new Describe {picture}.", "pressed")
+    assert "Interrupt" in notebook.errors.pop()
+    notebook.run("handle.remove()\n%vlm -m model -o more And now?", "goes-on")
+    kept = notebook.run(
+        "stopped, answered = vlm_magic.session().conversation.exchanges[-2:]\n"
+        "print(len(presses), stopped.reply.finish_reason, stopped.reply.n_new_tokens > 0, "
+        "right(picture).startswith(stopped.reply.text), answered.reply.finish_reason)",
+        "kept",
+    )
+    assert kept.split() == ["4", "interrupted", "True", "True", "stop"]
+    assert notebook.errors == []
+
+
+_SLOW_SHARDS = """
+import pathlib
+import tiny_models
+from transformers import core_model_loading as reading
+
+shards = tiny_models.copy_of("llava", pathlib.Path("shards"))
+(pathlib.Path("shards") / "model.safetensors").unlink()
+tiny_models.tiny("llava").model.save_pretrained("shards", max_shard_size="100KB")
+read_tensor, n_read = reading._materialize_copy, 0
+
+
+def slowly(*args, **options):
+    global n_read
+    n_read += 1
+    if n_read == 8:
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    return read_tensor(*args, **options)
+
+
+reading._materialize_copy = slowly
+"""
+
+
+def test_interrupting_a_load_keeps_the_model_that_was_there(notebook: Notebook) -> None:
+    """Between the tensors of a checkpoint in several files; the resident model answers as before."""
+    notebook.run("picture = scene(71)\n%vlm -m model --new -o before Describe {picture}.", "before-load")
+    notebook.run(_SLOW_SHARDS, "shards")
+    notebook.run("%vlm_load shards", "load")
+    assert notebook.errors.pop() == "Interrupted: shards is not loaded."
+    told = notebook.run(
+        "reading._materialize_copy = read_tensor\n"
+        "n_tensors = len(tiny_models.tiny('llava').model.state_dict())\n"
+        "print(len(list(pathlib.Path('shards').glob('*.safetensors'))) > 2, n_read < n_tensors, "
+        "vlm_magic.engine() is model)",
+        "told",
+    )
+    assert told.split() == ["True", "True", "True"]
+    notebook.run("%vlm --new -o after Describe {picture}.", "after-load")
+    assert notebook.run("print(before == after)", "same-after-load").strip() == "True"
+    assert "parameters" in notebook.run("%vlm_load shards", "load-again")
+    assert notebook.errors == []

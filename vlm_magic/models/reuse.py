@@ -4,10 +4,11 @@ Each resident model has one `Reuse`. `Reuse.prepare` makes a prompt without proc
 again; `Reuse.fit` finds its longest beginning in the KV store, has the new pictures looked at, and
 gives `generate` the rest to do; `Reuse.keep` puts the grown cache back. What a family can do is its
 row's word ``reuse``; where it says "none" everything is computed again, and the reply says that
-nothing was reused.
+nothing was reused. A change of the weights, the adapters or the processor's settings empties the stores.
 
 Knows prepared prompts and models, not conversations or generation's settings. Neighbours: `prefix`
-holds the caches, `looks` the pictures, `engine` calls.
+holds the caches, `looks` the pictures (`crossing` those that stand beside the text), `state` tells changes,
+`engine` calls.
 
 Source: transformers 5.23: given features stand in for ``pixel_values`` in ``forward``, those of the
 pictures that are not in the cache; M-RoPE models keep ``rope_deltas`` from one prompt to the next.
