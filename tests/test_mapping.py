@@ -37,7 +37,8 @@ from vlm_magic.starter.evaluate import SKILLS
 from vlm_magic.starter.scenes import make_scene
 from vlm_magic.tasks.examples import example_turns
 from vlm_magic.tasks.journal import forget_maps
-from vlm_magic.tasks.mapping import PictureMap, map_pictures
+from vlm_magic.tasks.map_calls import map_pictures
+from vlm_magic.tasks.mapping import PictureMap
 from vlm_magic.tasks.rows import evaluated, items_of
 
 QUIET: dict[str, Any] = {"progress": False}
@@ -142,7 +143,7 @@ def held_to(starter: LocalEngine, table: pd.DataFrame, right: list[str], choices
 
 # --- every family -------------------------------------------------------------------------------------------
 
-FAMILIES = ("idefics2-chatty", "idefics3", "idefics3-tiles", "llava-next", "qwen2-vl", "gemma3", "blip2")
+FAMILIES = ("idefics2-chatty", "idefics3", "idefics3-tiles", "llava-next", "qwen2-vl", "gemma3", "blip-2")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

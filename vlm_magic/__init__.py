@@ -144,7 +144,7 @@ def map_pictures(engine: Engine, prompt: str, pictures: object, **options: Any) 
             column of ``table``.
         pictures: a column, list, dict (name → picture), array batch, generator, glob or folder.
         **options: table, names, examples, choices, type, batch_size, journal, resume, progress, and the
-            settings of a question; see `vlm_magic.tasks.mapping.map_pictures`.
+            settings of a question; see `vlm_magic.tasks.map_calls.map_pictures`.
 
     Returns:
         A pandas DataFrame in the order of the pictures: ``answer``, ``tokens``, ``seconds`` and ``error``.
@@ -153,7 +153,7 @@ def map_pictures(engine: Engine, prompt: str, pictures: object, **options: Any) 
         OptionError: pandas is not installed, or a journal that cannot be used.
         PromptError: the generator of the pictures raised; the rows before it are kept for the next call.
     """
-    from vlm_magic.tasks.mapping import map_pictures as run
+    from vlm_magic.tasks.map_calls import map_pictures as run
 
     return run(engine, prompt, pictures, **options)
 

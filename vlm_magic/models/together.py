@@ -221,12 +221,20 @@ class TogetherRun(StoppingCriteria):
 
     def _n_shared(self) -> int:
         """How many tokens all prompts begin with: never a whole prompt, never a part of a picture."""
+        if self._padding_would_show():
+            return 0
         first, *others = self._rows
         n = min(
             [len(row.keys) - 1 for row in self._rows] + [common_length(first.keys, r.keys) for r in others]
         )
         n = min([n, *(start for start, end in first.prepared.picture_spans if start < n < end)])
         return n if n >= _LEAST_SHARED_TOKENS else 0
+
+    def _padding_would_show(self) -> bool:
+        """Whether padding behind the beginning would move it out of a sliding window."""
+        window: int = getattr(self._loaded.model.config.get_text_config(), "sliding_window", None) or 0
+        lengths = {row.n_prompt for row in self._rows}
+        return bool(window) and len(lengths) > 1 and max(lengths) + self._settings.max_tokens > window
 
     def _shared_cache(self, n_shared: int) -> GrowingCache:
         """A cache with a row for each prompt, filled with their common beginning."""

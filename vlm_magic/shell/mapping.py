@@ -22,7 +22,8 @@ from vlm_magic.workspace import Workspace
 
 if TYPE_CHECKING:
     from vlm_magic.tasks.choices import ChoiceSet
-    from vlm_magic.tasks.mapping import MappedRow, PictureMap
+    from vlm_magic.tasks.map_table import MappedRow
+    from vlm_magic.tasks.mapping import PictureMap
     from vlm_magic.tasks.schemas import Schema
 
 __all__ = ["map_cell"]
@@ -70,7 +71,9 @@ def map_cell(
     schema: Schema | None = None,
 ) -> None:
     """Ask the prompt about every picture; ``-o`` gets the table, also of an interrupted run."""
-    from vlm_magic.tasks.mapping import PictureMap, need_pandas, value_of_choice
+    from vlm_magic.tasks.map_calls import value_of_choice
+    from vlm_magic.tasks.map_table import need_pandas
+    from vlm_magic.tasks.mapping import PictureMap
     from vlm_magic.tasks.rows import evaluated
     from vlm_magic.tasks.typed import constraint_for
 

@@ -1,0 +1,106 @@
+"""The table of a map: finished rows as a pandas DataFrame, in the order of the pictures.
+
+Knows rows and pandas, which is looked for when it is needed. Neighbour: `mapping` makes the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlm_magic.errors import OptionError
+from vlm_magic.messages import Picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["MappedRow", "need_pandas", "table_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class MappedRow:
+    """One row with its answer, or with what went wrong.
+
+    Attributes:
+        position: its place, from 0.
+        label: how the table's index calls it.
+        name: how people call its picture.
+        answer: the text, the best choice, or the typed value; None for an error.
+        text: the answer in words, also where it does not fit its type.
+        probabilities: of each choice; None where there are no choices.
+        n_tokens: new tokens.
+        seconds: the row's share of the time that its batch took.
+        finish_reason: why the answer ended.
+        error: what went wrong, in one line; "" for an answer.
+        pictures: the decoded pictures; () in the rows that the map itself keeps.
+        is_kept: answered by an earlier run.
+    """
+
+    position: int
+    label: object
+    name: str
+    answer: object = None
+    text: str = ""
+    probabilities: Mapping[str, float] | None = None
+    n_tokens: int = 0
+    seconds: float = 0.0
+    finish_reason: str = "stop"
+    error: str = ""
+    pictures: tuple[Picture, ...] = ()
+    is_kept: bool = False
+
+
+def table_of(rows: Sequence[MappedRow], *, has_choices: bool, is_labelled: bool) -> pd.DataFrame:
+    """The rows as a DataFrame; see `vlm_magic.tasks.mapping.PictureMap.to_frame`.
+
+    Args:
+        rows: in any order.
+        has_choices: whether answers were chosen: two more columns.
+        is_labelled: whether the labels are the person's own; else the index is the place.
+
+    Raises:
+        OptionError: pandas is not installed.
+    """
+    pandas = need_pandas()
+    rows = sorted(rows, key=lambda row: row.position)
+    columns: dict[str, Any] = {
+        "picture": [row.name for row in rows],
+        "answer": _column(pandas, [row.answer for row in rows]),
+    }
+    if has_choices:
+        best = [max(row.probabilities.values()) if row.probabilities else float("nan") for row in rows]
+        columns["probability"] = pandas.array(best, dtype="float64")
+        columns["probabilities"] = _column(pandas, [row.probabilities for row in rows])
+    columns["tokens"] = pandas.array([row.n_tokens for row in rows], dtype="int64")
+    columns["seconds"] = pandas.array([row.seconds for row in rows], dtype="float64")
+    columns["error"] = _column(pandas, [row.error or None for row in rows])
+    labels = [row.label if is_labelled else row.position for row in rows]
+    index = pandas.Index(labels) if labels else pandas.RangeIndex(0)
+    return pandas.DataFrame(columns).set_axis(index, axis="index")
+
+
+def need_pandas() -> Any:
+    """The pandas module.
+
+    Raises:
+        OptionError: it is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise OptionError(
+            "a map gives a pandas DataFrame, and pandas is not installed",
+            hint="pip install pandas",
+        ) from None
+    return pandas
+
+
+def _column(pandas: Any, values: list[Any]) -> Any:
+    """A column that takes any value as it is, lists and records too."""
+    column = pandas.Series([None] * len(values), dtype=object)
+    for n, value in enumerate(values):
+        column.iat[n] = value
+    if values and all(isinstance(value, str) for value in values):
+        return column.astype("str")
+    return column.to_numpy()
