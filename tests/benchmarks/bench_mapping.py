@@ -54,7 +54,11 @@ class Ways:
     """
 
     def __init__(
-        self, engine: LocalEngine, images: Sequence[Image.Image], examples: Sequence[Turn] = (), n_tokens: int = 64
+        self,
+        engine: LocalEngine,
+        images: Sequence[Image.Image],
+        examples: Sequence[Turn] = (),
+        n_tokens: int = 64,
     ) -> None:
         self.engine = engine
         self.images = list(images)
@@ -114,7 +118,8 @@ class Ways:
             settings=Settings(max_tokens=self.n_tokens),
         )
         rows = sorted(run, key=lambda row: row.position)
-        assert not any(row.error for row in rows) and not run.notes, [*run.notes, *(row.error for row in rows)]
+        assert not any(row.error for row in rows), [row.error for row in rows]
+        assert not run.notes, run.notes
         return [row.text for row in rows]
 
 

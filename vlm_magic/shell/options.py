@@ -189,7 +189,8 @@ ASK_OPTIONS = (
     ),
     Option(
         ("--map",),
-        "Ask about each picture of a column, list, glob or generator; {picture} is its place, {row.title} a column.",
+        "Ask about each picture of a column, list, glob or generator; {picture} is its place, {row.title} "
+        "a column.",
         "PICTURES",
     ),
     Option(("--journal",), "A file that the rows of a map are kept in and found again.", "FILE"),

@@ -125,7 +125,7 @@ def ask_colour(rng: Random, scene: Scene) -> Ask | None:
 def ask_shape(rng: Random, scene: Scene) -> Ask | None:
     """What shape is the red one?"""
     pattern = _pattern(rng, "shape")
-    if rng.random() < 0.12 and len(scene.objects) > 1 and "<colour>" not in pattern:
+    if rng.random() < 0.2 and len(scene.objects) > 1 and "<colour>" not in pattern:
         found, skill = _hop(rng, scene), "shape of extreme"
     else:
         found, skill = _target(rng, scene, "colour"), "shape"
@@ -386,7 +386,7 @@ def ask_relative(rng: Random, scene: Scene) -> Ask | None:
 
     def clear(a: Thing, b: Thing) -> bool:
         dx, dy = abs(a.x - b.x), abs(a.y - b.y)
-        return max(dx, dy) >= 0.14 and max(dx, dy) >= 2.0 * min(dx, dy)
+        return max(dx, dy) >= 0.14 and max(dx, dy) >= 2.5 * min(dx, dy)
 
     two = _two(rng, scene, clear)
     if not two:

@@ -125,9 +125,9 @@ class Scribe:
 
 
 _SHORT = {
-    "colour": 3, "shape": 3, "background": 1.5, "count": 7, "exist": 4, "missing": 3, "where": 4,
-    "what at": 2.5, "size": 2,
-    "bigger": 7, "extreme": 4, "relation": 5, "left or right": 4, "above or below": 3, "relative place": 7,
+    "colour": 2, "shape": 2.5, "background": 0.7, "count": 8, "exist": 2.5, "missing": 2, "where": 2.5,
+    "what at": 1.5, "size": 1.2,
+    "bigger": 8, "extreme": 2.5, "relation": 4, "left or right": 3, "above or below": 2, "relative place": 8,
 }  # fmt: skip
 _LONG = {"list": 3, "caption": 4, "story": 2}
 # Branches of one batch are of like length, since the shorter ones are padded: tokens from and up to.
@@ -165,7 +165,7 @@ def _tree_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, sma
 
         def make(truth: Scene | Chart = truth) -> Ask | None:
             if isinstance(truth, Chart):
-                asker = "taller" if rng.random() < 0.25 else rng.choice(tuple(CHART_ASKERS))
+                asker = "taller" if rng.random() < 0.5 else rng.choice(tuple(CHART_ASKERS))
                 return CHART_ASKERS[asker](rng, truth)
             return ASKERS[rng.choices(names, weights)[0]](rng, truth)
 
@@ -248,9 +248,9 @@ EASY_MIX: Mix = {
     "edit": 3, "two alike": 3, "conversation": 9, "few-shot": 7, "talk": 2,
 }  # fmt: skip
 FULL_MIX: Mix = {
-    "short": 15, "medium": 7, "long": 10, "chart": 3, "one scene": 11, "one chart": 3, "pair": 4,
-    "some scenes": 5,
-    "easy edit": 11, "edit": 9, "two alike": 10, "conversation": 11, "few-shot": 7, "talk": 1.5,
+    "short": 24, "medium": 8, "long": 12, "chart": 4, "one scene": 10, "one chart": 2, "pair": 5,
+    "some scenes": 4,
+    "easy edit": 7, "edit": 7, "two alike": 8, "conversation": 10, "few-shot": 9, "talk": 2,
 }  # fmt: skip
 MIXES = ((0.25, FIRST_MIX), (0.65, EASY_MIX), (1.0, FULL_MIX))
 

@@ -68,8 +68,11 @@ shared with other work while training.
 
 The shipped weights were made by these stages with breaks: the language model was interrupted several times
 to add wordings, to shift the mixture towards what it had not learned yet, and to let the learning rate fall
-faster from step 6 000 on and, raised once more, from 9 600 to the end. The script runs the same stages
-without the breaks.
+faster from step 6 000 on and, raised once more, from 9 600 to 13 600. Last came 5 400 gentle
+steps (0.0006 and less for all parameters, one process, 76 000 pictures drawn anew, one core of an Intel Xeon
+for fifty minutes), with more wordings, captions that always list shapes one by one, and clearer borders:
+sizes that are compared differ by half at least, objects keep 2.5 % of the picture between them, and the order
+of a caption is clear by 8 % of its width. The script runs the same stages without the breaks.
 
 ## What it cannot do
 

@@ -195,10 +195,17 @@ def conversation(rng: Random, deck: Deck) -> Dialogue | None:
     return Dialogue(tuple(thread.turns), tuple(thread.pictures), tuple(thread.handles), system_text(rng))
 
 
+# How often each skill is asked of one scene: what is learned last, most often.
+_HARDNESS = dict.fromkeys(ASKERS, 1.0) | {
+    "count": 4.0, "bigger": 2.5, "relation": 2.0, "left or right": 1.5, "above or below": 1.5,
+    "relative place": 2.5, "list": 2.0, "caption": 2.0,
+}  # fmt: skip
+
+
 def one_scene(rng: Random, deck: Deck) -> Dialogue | None:
     """One question about one scene."""
     scene, handle = deck.scene(rng)
-    ask = ASKERS[rng.choice(tuple(ASKERS))](rng, scene)
+    ask = ASKERS[rng.choices(tuple(_HARDNESS), tuple(_HARDNESS.values()))[0]](rng, scene)
     return single_turn(rng, ask, (scene,), (handle,)) if ask else None
 
 

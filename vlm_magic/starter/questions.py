@@ -20,7 +20,6 @@ from vlm_magic.starter.scenes import COLOURS, SHAPES, Scene, Thing
 
 __all__ = [
     "BIG",
-    "NUMBERS",
     "OTHER_THINGS",
     "RATIO",
     "SIDE_MARGIN",
@@ -39,8 +38,7 @@ __all__ = [
 PLACE_MARGIN = 0.045  # how far a centre stays from the lines between the nine parts
 SIDE_MARGIN = 0.10  # least distance for "left of" and "above"
 SMALL, BIG = 0.17, 0.27  # sizes at most and at least
-RATIO = 1.35  # least ratio of two sizes that are compared
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+RATIO = 1.5  # least ratio of two sizes that are compared
 OTHER_THINGS = (
     "dog", "cat", "car", "house", "tree", "bird", "person", "man", "woman", "child", "flower", "boat",
     "bicycle", "horse",
@@ -177,7 +175,7 @@ def caption_of(scene: Scene, *, background: bool) -> str | None:
     if len(things) > 4:
         return None
     for one, other in pairwise(things):
-        if 0.02 < abs(one.x - other.x) < 0.06:
+        if 0.02 < abs(one.x - other.x) < 0.08:
             return None
     ground = (
         f" on a{'n' if scene.background[0] in 'aeiou' else ''} {scene.background} background"
@@ -190,8 +188,5 @@ def caption_of(scene: Scene, *, background: bool) -> str | None:
             if background
             else "Nothing."
         )
-    if len(things) > 1 and len({t.kind for t in things}) == 1:
-        text = f"{NUMBERS[len(things)]} {things[0].colour} {plural(things[0].shape)}"
-    else:
-        text = listing([an(name_of(t)) for t in things])
+    text = listing([an(name_of(t)) for t in things])
     return text[0].upper() + text[1:] + ground + "."

@@ -270,9 +270,9 @@ def _plan_boxes(rng: Random, n: int, style: Style) -> list[tuple[float, float, f
 
 
 def _apart(x: float, y: float, a: float, x2: float, y2: float, b: float, width: int, height: int) -> bool:
-    """Whether two boxes keep a gap of at least 1.5 % of the picture in one direction."""
+    """Whether two boxes keep a gap of at least 2.5 % of the picture in one direction."""
     need = (a + b) / 2
-    return abs(x - x2) * width > need + 0.015 * width or abs(y - y2) * height > need + 0.015 * height
+    return abs(x - x2) * width > need + 0.025 * width or abs(y - y2) * height > need + 0.025 * height
 
 
 def _make_thing(

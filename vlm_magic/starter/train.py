@@ -38,7 +38,7 @@ class Recipe:
     n_scenes: int = 9_000
     n_charts: int = 1_500
     n_edits: int = 6_000
-    text_steps: int = 13_600
+    text_steps: int = 19_000
     small: bool = False
 
 

@@ -32,6 +32,10 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "<A>: [what|which] colour?",
         "I see <a><in>. What is its colour?",
         "<a> colour",
+        "[What|Which] colour [would you call|do you see in|do you find on|was chosen for] <a><in>?",
+        "[Can|Could] you [tell|say|read|see] the colour of <a><in>?",
+        "For <a><in>, [what|which] colour?",
+        "I wonder [what|which] colour <a> [is|has]<in>.",
     ),
     "shape": (
         "[What|What|Which] shape is <a><in>?",
@@ -52,6 +56,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "[I see something|There is something|Something is] <colour><in>. What is it?",
         "What is it that is <colour><in>?",
         "What do you call <a><in>?",
+        "[Can|Could] you [tell|say|see] the shape of <a><in>?",
+        "[Something|One thing] is <colour><in>. [Which|What kind of] shape?",
+        "[What|Which] shape [do you see|did you find] that is <colour><in>?",
     ),
     "background": (
         "[What|Which] colour is the background<in>?",
@@ -103,6 +110,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "<Pic> [has|shows|contains] how many <kinds>?",
         "How many <kinds> would you say there are<in>?",
         "I count <kinds><in>. How many should I get?",
+        "[Can|Could] you tell how many <kinds> there are<in>?",
+        "How many <kinds> [did|have] [they|someone] [draw|drawn]<in>?",
     ),
     "count colour": (
         "How many [of the|] <shapes> are <colour><in>?",
@@ -145,6 +154,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Can [we|I] see <one><in>?",
         "[Did they draw|Did someone draw|Have they drawn] <one><in>?",
         "[Yes or no:|Yes or no,] is there <one><in>?",
+        "Was <one> [drawn|painted|put] [there|in|]<in>?",
+        "Could [you|I] [find|see] <one><in>?",
+        "[I am looking|We look] for <one><in>. [Is it there|Can you see one]?",
     ),
     "where": (
         "Where is <a><in>?",
@@ -167,6 +179,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "I [cannot find|cannot see|lost] <a><in>. Where is it?",
         "<a> is where<in>?",
         "Where did they [put|draw|place] <a><in>?",
+        "[Can|Could] you tell where <a> is<in>?",
+        "In [which|what] [spot|corner|place] [is|do you find] <a><in>?",
+        "Where was <a> [drawn|put|placed|painted]<in>?",
     ),
     "what at": (
         "What is <at><in>?",
@@ -197,6 +212,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "<A>: big or small?",
         "How would you describe the size of <a><in>?",
         "<Name> the size of <a><in>.",
+        "[Can|Could] you tell [if|whether] <a> is big or small<in>?",
+        "Was <a> [drawn|painted] big or small<in>?",
+        "Do you find <a> [big|small] or [small|big]<in>?",
     ),
     "bigger": (
         "Which [|one |of them |shape |object ]is <er>[,|:|] <a> or <b><in>?",
@@ -210,6 +228,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "<Tellme> which is <er>, <a> or <b><in>.",
         "Between <a> and <b>, which [one|] is <er><in>?",
         "Which [one|of them|] is [the|] <er> [|one], <a> or <b>?",
+        "[Do you know|Can you tell|Could you say] which is <er>, <a> or <b><in>?",
+        "[When|If] you compare <a> [and|to] <b>, which is <er>?",
     ),
     "bigger yes": (
         "Is <a> <er> than <b><in>?",
@@ -220,6 +240,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Is it true that <a> is <er> than <b><in>?",
         "<A> is <er> than <b>, [right|correct|isn't it]?",
         "Compared [to|with] <b>, is <a> <er><in>?",
+        "[Can you confirm|Can you see|Do you find] that <a> is <er> than <b><in>?",
+        "[I think|I believe] <a> is <er> than <b><in>. [Right|Is that true]?",
     ),
     "extreme": (
         "Which <shape> is <ext><in>?",
@@ -235,6 +257,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "[Of all|Among|Out of] the <shapes><in>, which [one|] is <ext>?",
         "Which <shape> [stands|sits|lies|was drawn|is placed] <extadv><in>?",
         "[The|Which|What about the] <extadj> <shape><in>?",
+        "[Could|Can|Would] you [tell me|say] which <shape> is <ext><in>?",
+        "Which <shape> [looks|seems] <ext><in>?",
+        "[Show me|Find|Pick|Choose] the <extadj> <shape><in>.",
+        "I am looking for the <extadj> <shape><in>. [What|Which] is it?",
+        "Can you find the <extadj> <shape><in>?",
+        "[When|If] [I|you] compare the <shapes><in>, which [one|] is <ext>?",
     ),
     "relation": (
         "Is <a> <rel> <b><in>?",
@@ -247,6 +275,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "[Do|Can] you see <a> <rel> <b><in>?",
         "Is <a> [placed|located|positioned|drawn|to be found|somewhere] <rel> <b><in>?",
         "[Yes or no:|Yes or no,] is <a> <rel> <b><in>?",
+        "Would you [believe|agree] that <a> is <rel> <b><in>?",
+        "[Can you confirm|Can you see|Could you say] [that|if|whether] <a> is <rel> <b><in>?",
+        "[I think|I believe|It seems|They say] <a> is <rel> <b><in>. [Is that right|Right|Is it true]?",
+        "Was <a> [drawn|put|placed|painted] <rel> <b><in>?",
+        "Can <a> be found <rel> <b><in>?",
     ),
     "left or right": (
         "Is <a> [to the |on the |]left or [to the |on the |]right of <b><in>?",
@@ -257,6 +290,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "[Left or right|Right or left][:| of <b>:] where is <a>, seen from <b>?",
         "Does <a> [stand|sit|lie] left or right of <b><in>?",
         "Is <a> more to the left or more to the right than <b><in>?",
+        "[Can|Could] you tell [if|whether] <a> is left or right of <b><in>?",
+        "Was <a> [drawn|put|placed] to the left or to the right of <b><in>?",
+        "Seen from <b>, is <a> left or right<in>?",
     ),
     "above or below": (
         "Is <a> above or below <b><in>?",
@@ -266,6 +302,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Does <a> [stand|sit|lie] above or below <b><in>?",
         "[Above or below|Below or above]: where is <a>, seen from <b>?",
         "Is <a> over or under <b><in>?",
+        "[Can|Could] you tell [if|whether] <a> is above or below <b><in>?",
+        "Was <a> [drawn|put|placed] above or below <b><in>?",
+        "Seen from <b>, is <a> above or below<in>?",
     ),
     "relative place": (
         "Where is <a> [relative to|compared to|compared with|with respect to|in relation to|as seen from|"
@@ -281,6 +320,13 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Where do [I|you] find <a> [from|relative to|seen from] <b><in>?",
         "From <b>, in [which|what] direction [is|do you find] <a><in>?",
         "[Which|What] side of <b> is <a> on<in>?",
+        "[Viewed from|With respect to] <b>, where is <a><in>?",
+        "Where is <a> if [I|you] look from <b><in>?",
+        "Where [does|did] <a> [stand|lie|sit] relative to <b><in>?",
+        "Where was <a> [put|placed|drawn] [relative to|with respect to|compared with] <b><in>?",
+        "[Can|Could] you tell where <a> is [relative to|compared to|seen from] <b><in>?",
+        "[If|When] you go from <b> to <a>, in [which|what] direction do you go<in>?",
+        "From <b>, where is <a><in>?",
     ),
     "list": (
         "What is [in|on] <pic>?",
@@ -302,6 +348,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Say what is [in|on] <pic>.",
         "[Look at|See|Here is|This is|I drew|Take a look at|Have a look at] <pic>[.|:|]",
         "<pic>",  # a picture alone asks for the same
+        "Can you [list|name|see] [all |]the <shapes><in>?",
+        "[Say|Write|Tell me] what you <see><in>.",
+        "What does [my|our|his|her] [drawing|picture|sketch] show?",
+        "What is [here|there|in here|in it]?",
+        "What [was|has been|have they|did someone] [drawn|painted|draw]<in>?",
+        "What [things|shapes|objects] did [someone|they] [draw|paint]<in>?",
     ),
     "caption": (
         "Describe <pic>.",
@@ -322,6 +374,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Describe <pic> [to|for] [someone who cannot see it|a blind person|me|a friend].",
         "[Put|Say] [in|into] words what <pic> shows.",
         "[Give|Write] [one|a] sentence [about|on|that describes] <pic>.",
+        "[Can|Could|Would] you [write|give me|make] a [short |]description of <pic>?",
+        "[Write|Give me] a [short|small|brief] [caption|description] of what you see.",
     ),
     "story": (
         "[Tell|Write] [me |us |]a [short |little |nice |]story about <pic>.",
@@ -335,6 +389,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Instruction: Use the image to write a [short |]story. Story:",
         "[Story|Story time]: what happens in <pic>?",
         "Write a [two-sentence|tiny|very short] [story|tale] about <pic>.",
+        "[Please |]tell [us|me] [something like |]a story about [this|these] [shapes|things].",
+        "[Make|Think up] a [short |little |]story about what you see<in>.",
     ),
     "bars": (
         "How many bars are [there|there|]<cin>?",
