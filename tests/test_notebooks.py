@@ -29,6 +29,18 @@ TRUTH = {
         ("Is there a square?", r"no\b"),
         ("[after 2 examples", r"An image of a green triangle\. Fun fact: I like it\."),
     ],
+    "02_drawings.ipynb": [
+        ("[picture: ball", "red"),
+        ("Where is the star", "in the top left"),
+        ("Is there a purple circle", "yes"),
+        ("What shape is the red thing", "triangle"),
+        ("Is there a red cross", "yes"),
+        ("[picture: squares", "the green square"),
+        ("What shape is the blue thing", "diamond"),
+        ("Which shape is furthest", "the green circle"),
+        ("Which bar is the tallest", "the blue bar"),
+        ("Where is the triangle", "There is no triangle."),
+    ],
 }
 
 # What cells without a transcript show: results of choices and types, the score of a map, a comparison.

@@ -234,7 +234,8 @@ class TogetherRun(StoppingCriteria):
         """Whether padding behind the beginning would move it out of a sliding window."""
         window: int = getattr(self._loaded.model.config.get_text_config(), "sliding_window", None) or 0
         lengths = {row.n_prompt for row in self._rows}
-        return bool(window) and len(lengths) > 1 and max(lengths) + self._settings.max_tokens > window
+        n_new: int = self._settings.max_tokens or 0
+        return bool(window) and len(lengths) > 1 and max(lengths) + n_new > window
 
     def _shared_cache(self, n_shared: int) -> GrowingCache:
         """A cache with a row for each prompt, filled with their common beginning."""
