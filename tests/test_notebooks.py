@@ -71,7 +71,7 @@ def transcripts(path: Path, kind: str = "text/plain") -> list[str]:
     return [
         "".join(bundle[kind])
         for bundle in bundles
-        if "vlm-transcript" in "".join(bundle.get("text/html", ""))
+        if 'class="vlm vlm-transcript' in "".join(bundle.get("text/html", ""))
     ]
 
 
