@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlm_magic.errors import OptionError
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
@@ -74,6 +75,7 @@ def ask(
 ) -> None:
     """Ask the model and show the answer; ``-o`` puts its text into the notebook."""
     call, settings = Call.split(values)
+    _check_together(call)
     choices = choosing.find_choices(call.choices, shell.user_ns, settings)
     schema = typed.find_schema(call.type, shell.user_ns, settings)
     if call.map is not None:
@@ -149,6 +151,16 @@ def ask(
         typed.take(shell, constraint, answer.exchange.reply, call.out)
     elif call.out:
         shell.user_ns[call.out] = choosing.outcome(answer.exchange.reply, choices)
+
+
+def _check_together(call: Call) -> None:
+    """Options that say nothing without another one, or contradict it."""
+    if call.map is None:
+        for name, value in (("--journal", call.journal), ("--batch-size", call.batch_size)):
+            if value is not None:
+                raise OptionError(f"{name} is about a map", have="no --map", hint=f"--map pictures {name} …")
+    elif call.compare is not None:
+        raise OptionError("a map and a comparison at once", hint="either --map or --compare")
 
 
 def show(answer: Answer, view: AnswerView) -> None:
