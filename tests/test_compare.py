@@ -588,7 +588,7 @@ def test_the_grid_in_jupyterlab_grows_and_fits_its_column(tmp_path: Path) -> Non
         page.set_viewport_size({"width": 560, "height": 1200})
         page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
         page.wait_for_function(
-            "document.querySelector('.vlm-grid > table td').getBoundingClientRect().width > 250"
+            "document.querySelector('.vlm-grid > table > tbody td').getBoundingClientRect().width > 250"
         )
         assert len(set(tops(page))) == 2, "one below the other"
         if shots.is_dir():
