@@ -128,7 +128,10 @@ def test_programs_of_every_kind_of_family_give_the_same_tokens(
         codes.append(program_of(session, engine=engine, folder=tmp_path / name))
         replies.append(reply)
     for name, said, reply in zip(names, run(tmp_path, codes), replies, strict=True):
-        assert said[1] == reply.text, name
+        if (
+            "\ufffd" not in reply.text
+        ):  # a stream keeps the good bytes before a broken one, a whole decode none
+            assert said[1] == reply.text, name
         check(said, reply)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -333,11 +334,13 @@ def test_something_is_claimed_and_nothing_below_its_target() -> None:
 def test_a_sample_of_a_claimed_skill_reaches_its_figure(
     skill: Any, new_session: Callable[[], vlm_magic.Session]
 ) -> None:
-    """Twenty fresh questions stay within three standard deviations of the card's figure."""
-    figure = _claimed()[skill.name]
+    """Twenty fresh questions: so many mistakes come once in a thousand times if the card is right."""
+    figure = min(_claimed()[skill.name], 0.99)  # what 500 questions can tell
     result = run(skill, 20, new_session, seed="test")
-    floor = figure - 3 * max(0.03, (figure * (1 - figure) / result.n) ** 0.5)
-    assert result.accuracy >= floor, result.wrong
+    chance = sum(
+        math.comb(result.n, k) * figure**k * (1 - figure) ** (result.n - k) for k in range(result.n_right + 1)
+    )
+    assert chance > 0.001, result.wrong
 
 
 # --- drawn by hand ------------------------------------------------------------------------------------------
