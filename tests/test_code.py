@@ -71,7 +71,8 @@ def check(said: tuple[list[int], str], reply: Reply) -> None:
     n = min(len(ids), len(reply.token_ids))
     assert tuple(ids[:n]) == reply.token_ids[:n]
     assert len(ids) - len(reply.token_ids) in (-1, 0, 1)
-    assert text == reply.text
+    # of broken bytes a stream keeps the good ones before, which a decoder of the whole may not
+    assert text == reply.text or "\ufffd" in reply.text
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +128,7 @@ def test_programs_of_every_kind_of_family_give_the_same_tokens(
             reply = session.ask("And ", picture().rotate(90), "?", max_tokens=6)
         codes.append(program_of(session, engine=engine, folder=tmp_path / name))
         replies.append(reply)
-    for name, said, reply in zip(names, run(tmp_path, codes), replies, strict=True):
-        if (
-            "\ufffd" not in reply.text
-        ):  # a stream keeps the good bytes before a broken one, a whole decode none
-            assert said[1] == reply.text, name
+    for said, reply in zip(run(tmp_path, codes), replies, strict=True):
         check(said, reply)
 
 
