@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from pathlib import Path
 
 import pytest
+
+# A run that a script put into the background is deaf to interrupts, and so would be all its children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before anything imports transformers, matplotlib or jupyter: they read these once.
 _HOME = Path(tempfile.mkdtemp(prefix="vlm_magic-tests-"))
