@@ -17,15 +17,19 @@ import pytest
 from lab import (
     Lab,
     browser_page,
+    lacks,
     need_part,
     open_notebook,
+    output_area,
     output_text,
+    reads,
     run_all,
     run_cell,
     running_browser,
     running_lab,
     save,
     screenshot,
+    shows,
     wait_idle,
     write_notebook,
 )
@@ -105,7 +109,7 @@ def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: A
         wait_idle(page)
         panel = page.locator(".vlm-chat").first
         for words in ("What changed between", "before, 640×480 px", "31 tokens/s", "starter"):
-            assert words in panel.inner_text()
+            shows(panel, words)
         assert panel.locator("table td").count() == 6
         assert panel.locator("math msup").count() == 1
         assert panel.locator("pre .kn").count() == 2, "highlighted"
@@ -122,9 +126,9 @@ def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: A
         page.click(".vlm-stop")
         wait_idle(page)
         assert time.monotonic() - began < 20.0, "the answer would take 200 s"
-        assert "stopped" in output_text(page, 2)
+        shows(output_area(page, 2), "stopped")
         run_cell(page, 3)
-        assert "still alive" in output_text(page, 3)
+        shows(output_area(page, 3), "still alive")
 
         # The picture in full, closed by the keyboard, focus back where it was.
         page.locator(".vlm-chat .vlm-pic").first.focus()
@@ -154,8 +158,8 @@ def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: A
         page.wait_for_selector(".vlm-transcript >> nth=0", state="visible")
         page.wait_for_timeout(1000)
         assert len(shown(page, ".vlm-transcript")) == 2
-        assert "model not found" not in output_text(page, 1)
-        assert "Loading widget" not in output_text(page, 1)
+        lacks(output_area(page, 1), "model not found")
+        lacks(output_area(page, 1), "Loading widget")
         sizes = page.evaluate(
             "[...document.querySelectorAll('.vlm-transcript img')].map(i => i.naturalWidth)"
         )
@@ -200,7 +204,7 @@ def test_a_person_talks_in_the_panel(lab: Lab, browser: Any) -> None:
 
         # An earlier answer is a click away, and can be taken back.
         page.click("button[aria-label='Earlier answer']")
-        assert "An earlier answer." in page.locator(".vlm-blocks").first.inner_text()
+        shows(page.locator(".vlm-blocks").first, "An earlier answer.")
         assert page.get_by_role("button", name="Use this answer").is_visible()
         page.click("button[aria-label='Later answer']")
 
@@ -256,15 +260,15 @@ def test_a_person_talks_in_the_panel(lab: Lab, browser: Any) -> None:
         page.locator(".vlm-exchange").nth(2).locator(".vlm-stop").click()
         page.wait_for_selector(".vlm-whole .vlm-stop", state="detached")
         turns = page.locator(".vlm-exchange")
-        assert "stopped" in turns.nth(2).inner_text()
-        assert "A second one." in turns.nth(3).inner_text()
-        assert "300×200 px" in turns.nth(2).inner_text()
+        shows(turns.nth(2), "stopped")
+        shows(turns.nth(3), "A second one.")
+        shows(turns.nth(2), "300×200 px")
 
         # What cannot be taken comes back with the reason.
         box.fill("see {missing}")
         page.keyboard.press("Enter")
         page.wait_for_selector(".vlm-notice:not([hidden])")
-        assert "no variable 'missing'" in page.locator(".vlm-notice").inner_text()
+        shows(page.locator(".vlm-notice"), "no variable 'missing'")
         assert box.input_value() == "see {missing}"
         box.fill("")
 
@@ -277,8 +281,8 @@ def test_a_person_talks_in_the_panel(lab: Lab, browser: Any) -> None:
         page.wait_for_selector(".vlm-whole >> text=A third.")
         page.wait_for_selector(".vlm-whole .vlm-stop", state="detached")
         assert turns.nth(0).locator("img").count() == 1
-        assert "3/3" in turns.nth(0).inner_text()
-        assert "stale" in turns.nth(3).inner_text()
+        shows(turns.nth(0), "3/3")
+        shows(turns.nth(3), "stale")
         page.click("button[aria-label='Settings']")
         page.fill("input[name=temperature]", "0.7")
         page.keyboard.press("Tab")
@@ -288,7 +292,7 @@ def test_a_person_talks_in_the_panel(lab: Lab, browser: Any) -> None:
         page.wait_for_function("document.querySelectorAll('.vlm-exchange').length === 3")
         run_cell(page, 2)
         kinds = ["send", "send", "stop", "send", "edit", "settings", "delete"]
-        assert output_text(page, 2).strip() == str(kinds)
+        reads(output_area(page, 2), str(kinds))
         save(page)
         saved = "".join(outputs_of(path, 1)[1]["data"]["text/plain"])
         assert "You: Only [picture: after, 640×480 px], please" in saved
@@ -448,9 +452,9 @@ def test_stop_reaches_a_blocking_cell_everywhere(
         stop.click()
         wait_idle(page)
         assert time.monotonic() - began < 20.0, "the answer would take 200 s"
-        assert "stopped" in page.locator(".vlm-chat").inner_text()
+        shows(page.locator(".vlm-chat"), "stopped")
         run_cell(page, 2)
-        assert "next cell" in output_text(page, 2)
+        shows(output_area(page, 2), "next cell")
 
 
 def test_the_panel_is_accessible(lab: Lab, browser: Any) -> None:

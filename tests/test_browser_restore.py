@@ -11,13 +11,16 @@ import pytest
 from lab import (
     Lab,
     browser_page,
-    output_text,
+    lacks,
+    output_area,
+    reads,
     run_cell,
     running_browser,
     running_lab,
     save,
     screenshot,
     set_cell,
+    shows,
     wait_idle,
     write_notebook,
 )
@@ -72,24 +75,24 @@ def test_the_conversation_goes_on_after_a_restart_of_the_kernel(lab: Lab, browse
         run_cell(page, 0)
         run_cell(page, 1, wait=False)
         wait_idle(page, PATIENCE_MS)
-        assert "red" in output_text(page, 1)
+        shows(output_area(page, 1), "red")
         save(page)
         restart(page)
         run_cell(page, 2)
-        assert output_text(page, 2).strip() == "False"
+        reads(output_area(page, 2), "False")
         run_cell(page, 3)
         panel = page.locator(".vlm-whole")
         panel.wait_for()
-        notice = page.locator(".vlm-whole .vlm-notice").inner_text()
-        assert "restored from tomorrow.ipynb" in notice
-        assert "no longer" not in notice
-        assert "What colour is the circle" in panel.inner_text()
+        notice = page.locator(".vlm-whole .vlm-notice")
+        shows(notice, "restored from tomorrow.ipynb")
+        lacks(notice, "no longer")
+        shows(panel, "What colour is the circle")
         assert panel.locator(".vlm-pic img").evaluate("image => image.naturalWidth") > 0
         panel.locator(".vlm-composer .vlm-input").fill("What colour is the square?")
         page.keyboard.press("Enter")
         page.wait_for_selector(".vlm-exchange >> nth=1 >> .vlm-proof", timeout=PATIENCE_MS)
         turns = page.locator(".vlm-whole .vlm-exchange")
-        assert "blue" in turns.nth(1).locator(".vlm-blocks").inner_text().lower()
+        shows(turns.nth(1).locator(".vlm-blocks"), "blue")
         page.set_viewport_size({"width": 1250, "height": 1100})
         panel.scroll_into_view_if_needed()
         shoot(page, "chat", ".jp-Cell >> nth=3")  # the README's second picture
@@ -102,7 +105,7 @@ def test_the_conversation_goes_on_after_a_restart_of_the_kernel(lab: Lab, browse
         run_cell(page, 2)
         run_cell(page, 3)
         page.wait_for_selector(".vlm-whole .vlm-exchange >> nth=1")
-        assert "What colour is the square?" in page.locator(".vlm-whole").inner_text()
+        shows(page.locator(".vlm-whole"), "What colour is the square?")
 
 
 FAKE = """%load_ext vlm_magic
@@ -130,27 +133,26 @@ def test_a_click_brings_a_stale_cell_up_to_date_and_another_opens_everything(lab
             run_cell(page, index)
         cells = page.locator(".jp-Cell")
         second = cells.nth(2).locator(".vlm-chat")
-        assert "stale" not in second.inner_text()
+        lacks(second, "stale")
         set_cell(page, 1, "%%vlm\nfirst, in other words")
         run_cell(page, 1)
         update = second.get_by_role("button", name="Update")
         update.wait_for()
-        assert "stale" in second.inner_text()
+        shows(second, "stale")
         shoot(page, "stale", ".jp-Cell >> nth=2")
         update.click()
         second.get_by_text("two again").wait_for()
         update.wait_for(state="detached")
-        assert "stale" not in second.inner_text()
-        assert "2/2" in second.inner_text(), "the earlier answer is still there"
+        lacks(second, "stale")
+        shows(second, "2/2")  # the earlier answer is still there
         run_cell(page, 3)
-        assert output_text(page, 3).strip() == (
-            "1 two ['first, in other words', 'one again', 'Asked 1 times']"
-        ), "its stored words were asked; nothing was evaluated, no variable bound anew"
+        # Its stored words were asked; nothing was evaluated, no variable bound anew.
+        reads(output_area(page, 3), "1 two ['first, in other words', 'one again', 'Asked 1 times']")
 
         first = cells.nth(1).locator(".vlm-chat")
         first.get_by_role("button", name="Show the whole conversation").click()
         first.locator(".vlm-exchange").nth(1).wait_for()
-        assert "Asked 1 times" in first.inner_text()
+        shows(first, "Asked 1 times")
         first.locator(".vlm-composer .vlm-input").fill("And a third?")
         page.keyboard.press("Enter")
         first.get_by_text("three", exact=True).wait_for()

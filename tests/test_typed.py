@@ -661,11 +661,11 @@ def test_a_typed_answer_in_jupyterlab_is_a_tree_live_and_saved(tmp_path: Path) -
         for index in range(6):
             jupyter.run_cell(page, index)
         assert "scene Scene things list, " in output_of(page, 2)
-        assert "'int')" in jupyter.output_text(page, 3)
+        jupyter.shows(jupyter.output_area(page, 3), "'int')")
         tree = page.locator(".jp-Cell").nth(2).locator(".vlm-typed")
         assert output_of(page, 4).endswith("n int 1")
         assert tree.locator("details").first.get_attribute("open") is not None
-        assert "from transformers import" in jupyter.output_text(page, 5)
+        jupyter.shows(jupyter.output_area(page, 5), "from transformers import")
         if shots.is_dir():
             tree.scroll_into_view_if_needed()
             jupyter.screenshot(page, shots / "typed.png")
@@ -677,8 +677,8 @@ def test_a_typed_answer_in_jupyterlab_is_a_tree_live_and_saved(tmp_path: Path) -
         jupyter.command(page, "notebook:interrupt-kernel")
         jupyter.wait_idle(page)
         jupyter.run_cell(page, 7)
-        assert "Interrupted: the answer so far is kept" in jupyter.output_text(page, 6)
-        assert "False" in jupyter.output_text(page, 7)
+        jupyter.shows(jupyter.output_area(page, 6), "Interrupted: the answer so far is kept")
+        jupyter.shows(jupyter.output_area(page, 7), "False")
         jupyter.save(page)
         assert page.problems == []
     saved = json.loads((folder / "typed.ipynb").read_text(encoding="utf-8"))

@@ -328,6 +328,36 @@ def output_text(page: Any, index: int) -> str:
     return str(page.locator(".jp-Cell").nth(index).locator(".jp-Cell-outputArea").inner_text())
 
 
+def output_area(page: Any, index: int) -> Any:
+    """What stands below the cell at ``index``, to be waited for by `shows`, `lacks` and `reads`."""
+    return page.locator(".jp-Cell").nth(index).locator(".jp-Cell-outputArea")
+
+
+# A page draws a moment after the kernel has spoken: what is looked for is waited for.
+_PATIENCE_MS = 30_000
+
+
+def shows(locator: Any, words: str) -> None:
+    """A person reads ``words`` there, now or soon."""
+    from playwright.sync_api import expect
+
+    expect(locator).to_contain_text(words, use_inner_text=True, timeout=_PATIENCE_MS)
+
+
+def lacks(locator: Any, words: str) -> None:
+    """A person does not read ``words`` there, or soon no longer."""
+    from playwright.sync_api import expect
+
+    expect(locator).not_to_contain_text(words, use_inner_text=True, timeout=_PATIENCE_MS)
+
+
+def reads(locator: Any, words: str) -> None:
+    """A person reads nothing but ``words`` there, now or soon."""
+    from playwright.sync_api import expect
+
+    expect(locator).to_have_text(words, use_inner_text=True, timeout=_PATIENCE_MS)
+
+
 def screenshot(page: Any, path: Path, selector: str = "") -> Path:
     """A picture of the page, or of one element."""
     path.parent.mkdir(parents=True, exist_ok=True)
