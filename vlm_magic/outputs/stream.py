@@ -51,7 +51,8 @@ class AnswerStream:
         with self._lock:
             self._waiting.append(text)
             self._n_tokens = max(self._n_tokens, n_tokens)
-        self._poked.set()
+        if not self._poked.is_set():  # where it is, the thread has yet to take what waits; setting costs more
+            self._poked.set()
 
     def close(self) -> None:
         """Send what is waiting and end the thread."""
