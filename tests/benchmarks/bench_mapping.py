@@ -3,8 +3,9 @@
     python tests/benchmarks/bench_mapping.py [idefics2 idefics3 llava qwen2-vl]
 
 The starter over 200 pictures, and with three examples before each; then, by name, random builds of
-about 100 million parameters over fewer. One torch thread, float32, greedy; the three ways take turns on
-the same pictures, and ratios are those of their medians. Peaks of memory are measured in processes of
+about 100 million parameters over fewer. One torch thread for each operation, float32, greedy; the map runs
+some of them beside others where there is a second core. The three ways take turns on the same pictures, and
+ratios are those of their medians. Peaks of memory are measured in processes of
 their own. The padded batch has as many rows as the map's.
 """
 
@@ -148,10 +149,11 @@ def starter() -> LocalEngine:
     return LocalEngine(load_model("starter"))
 
 
-def peak(way: str) -> None:
+def peak(way: str, n_rows: int | None = None) -> None:
     """Print the bytes that one way takes at its peak beyond the loaded model; run in a process of its own."""
     torch.set_num_threads(1)
     ways = Ways(starter(), scenes(200))
+    ways.n_rows = n_rows or ways.n_rows
     ways.engine.generate([Turn("user", (Text("Hello"),))], Settings(max_tokens=2))
     with memory.watched_peak("cpu") as taken:
         getattr(ways, way)()
@@ -159,16 +161,16 @@ def peak(way: str) -> None:
 
 
 def compare_peaks() -> None:
-    """Map and padded batch, each in a process of its own."""
+    """Map, padded batches as large as the map's, and all pictures in one; each in a process of its own."""
     taken = {}
-    for way in ("padded", "mapped"):
+    for way in (["padded"], ["padded", "200"], ["mapped"]):
         done = subprocess.run(
-            [sys.executable, __file__, "--peak", way], capture_output=True, text=True, check=True
+            [sys.executable, __file__, "--peak", *way], capture_output=True, text=True, check=True
         )
-        taken[way] = json.loads(done.stdout.splitlines()[-1])
+        taken[way[-1]] = json.loads(done.stdout.splitlines()[-1])
     print(
         f"peak memory beyond the model: map {taken['mapped'] / 1e6:.0f} MB, "
-        f"padded batches {taken['padded'] / 1e6:.0f} MB",
+        f"padded batches {taken['padded'] / 1e6:.0f} MB, all in one padded batch {taken['200'] / 1e6:.0f} MB",
         flush=True,
     )
 
@@ -193,6 +195,6 @@ def main(names: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
-        peak(sys.argv[2])
+        peak(sys.argv[2], *map(int, sys.argv[3:]))
     else:
         main(sys.argv[1:])

@@ -44,13 +44,12 @@ from vlm_magic.models.reuse import Reuse
 from vlm_magic.models.run import Run
 from vlm_magic.models.sampling import hooks_on_layers
 from vlm_magic.models.scoring import Score, score_choices
+from vlm_magic.models.threads import useful_threads
 from vlm_magic.models.tiles import tile_grids
 from vlm_magic.models.together import TogetherRun, rows_that_fit
 from vlm_magic.starter import scope
 
 __all__ = ["LocalEngine"]
-
-_SMALL_PARAMETERS = 20_000_000  # a matrix product of such a model is over before a second thread wakes up
 
 
 class LocalEngine:
@@ -172,7 +171,7 @@ class LocalEngine:
 
     def look_ahead(self, pictures: Sequence[Picture]) -> None:
         """Have pictures processed that coming prompts hold, while it answers; safe from any thread."""
-        self.reuse.look_ahead(pictures)
+        self.reuse.look_ahead(pictures, is_beside=True)
 
     def start_batch(
         self, conversations: Sequence[Sequence[Turn]], settings: Settings | None = None
@@ -414,7 +413,7 @@ class LocalEngine:
     def _at_work(self, loaded: Loaded) -> Iterator[None]:
         """Do the model's work: what fails becomes one of our errors; out of memory empties the stores."""
         try:
-            with _useful_threads(loaded):
+            with useful_threads(loaded):
                 yield
         except VLMError:
             raise
@@ -449,20 +448,3 @@ def _states_of(model: Any) -> list[tuple[str, int, int]]:
         for name, weight in model.named_parameters()
         if type(weight) is torch.nn.Parameter and weight.is_floating_point()
     ]
-
-
-@contextmanager
-def _useful_threads(loaded: Loaded) -> Iterator[None]:
-    """One thread for a small model on a CPU: threads waiting for each other cost more than they help.
-
-    Measured with the starter on a busy machine of two cores: 42 ms an answer instead of 746.
-    """
-    n_threads = torch.get_num_threads()
-    if loaded.device != "cpu" or loaded.n_parameters > _SMALL_PARAMETERS or n_threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)

@@ -14,6 +14,7 @@ Source: transformers 5.23, ``get_image_features`` and ``mm_encoder_outputs`` of 
 from __future__ import annotations
 
 import inspect
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from vlm_magic.models import memory
 from vlm_magic.models.control_tokens import GuardedTokenizer, Mask
 from vlm_magic.models.loading import Loaded
 from vlm_magic.models.prompting import Draft, observed
+from vlm_magic.models.threads import useful_threads
 
 __all__ = ["Features", "Look", "Looks", "as_encoder_output"]
 
@@ -95,6 +97,8 @@ class Looks:
         self._loaded = loaded
         self._looks: OrderedDict[str, Look] = OrderedDict()
         self._digests: list[str] = []
+        self._encoding: set[int] = set()  # looks that some thread has the vision tower look at, by identity
+        self._encoded = threading.Condition()  # guards that
         # What a replacement stands for: the text inputs of such a picture, and the shapes of its pixels.
         self._known: dict[str, tuple[tuple[Any, ...], dict[str, torch.Size]]] = {}
 
@@ -104,7 +108,7 @@ class Looks:
     @property
     def n_bytes(self) -> int:
         """What the looks hold now."""
-        return sum(look.n_bytes for look in self._looks.values())
+        return sum(look.n_bytes for look in list(self._looks.values()))  # others may add some
 
     def clear(self) -> int:
         """Forget all; the bytes that were held."""
@@ -146,8 +150,8 @@ class Looks:
         """What the vision tower makes of a picture of the last prompt, computed at most once."""
         look = self._looks[digest]
         if look.features is None:
-            look.features = self._encode(look.pixels or {})
-            look.pixels = None
+            self._encode_looks([look])
+        assert look.features is not None
         return look.features
 
     def inputs(
@@ -206,11 +210,12 @@ class Looks:
             self._known[replacements[0]] = text, {name: value.shape for name, value in pixels.items()}
         return Look(*text, {name: inputs[name] for name in _GRIDS if name in inputs}, pixels)
 
-    def look_ahead(self, pictures: Mapping[str, Any]) -> None:
+    def look_ahead(self, pictures: Mapping[str, Any], *, and_encode: bool) -> None:
         """Have pictures processed that a prompt will bring soon, several at a time; safe from any thread.
 
         Args:
             pictures: RGB images by their digest.
+            and_encode: have the vision tower look at them as well, in this thread.
         """
         new = [(digest, image) for digest, image in pictures.items() if digest not in self._looks]
         for start in range(0, len(new), _SIDE_BY_SIDE):
@@ -218,6 +223,9 @@ class Looks:
             looks = self._look_at_several([image for _, image in group])
             for (digest, _), look in zip(group, looks, strict=False):
                 self._looks[digest] = look
+            if looks and and_encode:
+                with torch.inference_mode(), useful_threads(self._loaded):
+                    self._encode_looks(looks)
 
     def text_of(self, digest: str) -> tuple[object, ...] | None:
         """All that a known picture adds to a prompt's text inputs; None for one that was not looked at."""
@@ -229,19 +237,34 @@ class Looks:
 
     def encode(self, digests: Sequence[str]) -> None:
         """Have the vision tower look at several known pictures, those of one shape side by side."""
-        groups: dict[tuple[object, ...], list[Look]] = {}
-        for look in {digest: self._looks[digest] for digest in digests}.values():
-            if look.features is None and look.pixels:
-                groups.setdefault(_form_of(look.pixels), []).append(look)
-        for looks in groups.values():
-            for start in range(0, len(looks), _SIDE_BY_SIDE):
-                group = looks[start : start + _SIDE_BY_SIDE]
-                pixels = {
-                    name: torch.cat([(look.pixels or {})[name] for look in group])
-                    for name in group[0].pixels or {}
-                }
+        self._encode_looks([self._looks[digest] for digest in dict.fromkeys(digests)])
+
+    def _encode_looks(self, looks: Sequence[Look]) -> None:
+        """Give all looks their features; what another thread is at is waited for, not done twice."""
+        while any(look.features is None and look.pixels for look in looks):
+            group = self._claimed(looks)
+            if not group:
+                with self._encoded:
+                    self._encoded.wait_for(lambda: not self._encoding & set(map(id, looks)))
+                continue
+            try:
+                names = group[0].pixels or {}
+                pixels = {name: torch.cat([(look.pixels or {})[name] for look in group]) for name in names}
                 for look, features in zip(group, _apart(self._encode(pixels), len(group)), strict=True):
                     look.features, look.pixels = features, None
+            finally:
+                with self._encoded:
+                    self._encoding -= set(map(id, group))
+                    self._encoded.notify_all()
+
+    def _claimed(self, looks: Sequence[Look]) -> list[Look]:
+        """Looks of one form that nobody is at, as many as go side by side; this thread has them now."""
+        with self._encoded:
+            free = [look for look in looks if look.features is None and id(look) not in self._encoding]
+            forms = [(_form_of(look.pixels), look) for look in free if look.pixels]
+            group = [look for form, look in forms if form == forms[0][0]][:_SIDE_BY_SIDE]
+            self._encoding |= set(map(id, group))
+            return group
 
     def _look_at_several(self, images: Sequence[Any]) -> list[Look]:
         """Looks of pictures that were processed in one call; [] where each has to be looked at by itself.

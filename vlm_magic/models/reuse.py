@@ -31,6 +31,7 @@ from vlm_magic.models.loading import Loaded
 from vlm_magic.models.looks import Looks
 from vlm_magic.models.prefix import Keys, PrefixStore, keys_of
 from vlm_magic.models.state import state_of
+from vlm_magic.models.threads import has_idle_core
 
 __all__ = ["Fitted", "Reuse", "digest_of", "forget_positions"]
 
@@ -128,10 +129,17 @@ class Reuse:
             self._is_able = self._loaded.family.reuse != "none"
         self._state = state
 
-    def look_ahead(self, pictures: Sequence[Picture]) -> None:
-        """Have pictures processed that coming prompts hold; safe from any thread."""
+    def look_ahead(self, pictures: Sequence[Picture], *, is_beside: bool = False) -> None:
+        """Have pictures processed that coming prompts hold; safe from any thread.
+
+        Args:
+            pictures: of those prompts.
+            is_beside: whether this thread is not the model's own; the vision tower may then look at them,
+                where a core is idle.
+        """
         if self._is_able and self._proved and self._loaded.family.reuse == "features":
-            self.looks.look_ahead({digest_of(picture): picture.rgb for picture in pictures})
+            images = {digest_of(picture): picture.rgb for picture in pictures}
+            self.looks.look_ahead(images, and_encode=is_beside and has_idle_core(self._loaded))
 
     def fit(self, prepared: Prepared, pictures: Sequence[Picture], *, use_cache: bool = True) -> Fitted:
         """The inputs for `generate`, less what is known.

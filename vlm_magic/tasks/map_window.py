@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 
 from vlm_magic.errors import PromptError, VLMError, near_names, shorten
 from vlm_magic.inputs import sniff
@@ -139,13 +139,21 @@ class Window:
         again = sorted(rows, key=lambda waiting: waiting.item.position)
         self._rows.extendleft(reversed(again))
 
-    def hand_on(self, n_rows: int, look_ahead: Callable[[list[Picture]], None]) -> None:
-        """Give the pictures of the next rows to ``look_ahead`` as they are opened, a few at a time."""
+    def hand_on(self, n_rows: int, look_ahead: Callable[[list[Picture]], None], is_over: Event) -> None:
+        """Give the pictures of the next rows to ``look_ahead`` as they are opened, a few at a time.
+
+        Args:
+            n_rows: of how many.
+            look_ahead: gets them.
+            is_over: set when these rows are about to be asked, so that nobody does the work twice.
+        """
         futures = [waiting.opened for waiting in list(self._rows)[:n_rows]]
         opened: list[Picture] = []
         for future in futures:
             with suppress(Exception):  # what fails is said where its row is asked
                 opened += future.result() if future is not None else ()
+            if is_over.is_set():
+                return
             if len(opened) >= _PICTURES_AHEAD:
                 look_ahead(opened)
                 opened = []

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from vlm_magic.errors import ModelError, OptionError, OutOfMemoryError, PromptError, VLMError, shorten
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["PictureMap"]
 
 _ROWS = 16  # of a batch, where neither a person nor the engine says
-_BATCHES_AHEAD = 2  # that are opened while one is answered
+_FIRST_SHARE = 4  # the first batch has a quarter of that: pictures of the second are processed beside it
+_ROWS_AHEAD = 8  # that are opened while some are answered, or as many as a batch takes
 _N_THREADS = 4  # that open pictures
 _MAX_FAILURES = 8  # rows in a row that the model itself failed at, before any was answered
 
@@ -113,8 +115,9 @@ class PictureMap:
         self._header = _header(engine, self._prompt, self._examples, self.settings)
         self._journal = self._open_journal(journal, resume)
         self._figures = _Figures(n_rows_at_once=batch_size or _ROWS)
-        self._is_size_open = batch_size is None
+        self._is_size_open = self._is_first_small = batch_size is None
         self._window = Window(self._items.rows, self._prompt, self._options)
+        self._ahead: tuple[Future[None], Event] | None = None
         self.rows: list[MappedRow] = []
         self.n_total = self._items.n
 
@@ -177,6 +180,7 @@ class PictureMap:
                 try:
                     yield from self._run(pool)
                 finally:
+                    self._end_look_ahead()
                     pool.shutdown(wait=False, cancel_futures=True)
         finally:
             self._journal.close()
@@ -190,14 +194,21 @@ class PictureMap:
             if self._has_new_size():
                 self._fill(pool)
                 continue
-            batch = self._window.take(self._figures.n_rows_at_once)
+            batch = self._window.take(self._n_rows_next)
             if batch:
                 yield from self._answered(batch, pool)
             self._fill(pool)
         self._finish()
 
+    @property
+    def _n_rows_next(self) -> int:
+        """Rows of the next batch."""
+        is_first = self._is_first_small and not self._figures.n_answered
+        return max(1, self._figures.n_rows_at_once // (_FIRST_SHARE if is_first else 1))
+
     def _fill(self, pool: ThreadPoolExecutor) -> None:
-        self._window.fill(pool, self._figures.n_rows_at_once * (1 + _BATCHES_AHEAD))
+        n_rows = self._figures.n_rows_at_once
+        self._window.fill(pool, n_rows + max(n_rows, _ROWS_AHEAD))
 
     def _finish(self) -> None:
         """Random answers are drawn anew by the next run, unless a seed or a journal says otherwise."""
@@ -207,7 +218,7 @@ class PictureMap:
     def _settled(self) -> Iterator[MappedRow]:
         """The rows that need no model: those that cannot be asked and those that were answered before."""
         find = self._journal.find
-        for waiting in self._window.settle(self._figures.n_rows_at_once, lambda key: find(key) is not None):
+        for waiting in self._window.settle(self._n_rows_next, lambda key: find(key) is not None):
             known = find(waiting.key)
             if waiting.error or known is None:
                 yield self._failed(waiting, waiting.error)
@@ -228,6 +239,7 @@ class PictureMap:
     def _answered(self, batch: list[Waiting], pool: ThreadPoolExecutor) -> Iterator[MappedRow]:
         """Ask a batch; rows come as they are answered. What fails is asked again in smaller batches."""
         left = dict(enumerate(batch))
+        self._end_look_ahead()
         try:
             generating = self._start([self._turns(waiting) for waiting in batch])
             self._fill(pool)  # pictures are opened while the model works
@@ -257,7 +269,18 @@ class PictureMap:
         """Have the next batch's pictures processed beside the model's work."""
         look_ahead: Any = getattr(self.engine, "look_ahead", None)
         if look_ahead is not None and len(self._window):
-            pool.submit(self._window.hand_on, self._figures.n_rows_at_once, look_ahead)
+            is_over = Event()
+            job = pool.submit(self._window.hand_on, self._figures.n_rows_at_once, look_ahead, is_over)
+            self._ahead = job, is_over
+
+    def _end_look_ahead(self) -> None:
+        """Have the work beside the model's end, after the pictures that it is at."""
+        if self._ahead is not None:
+            job, is_over = self._ahead
+            self._ahead = None
+            is_over.set()
+            if not job.cancel():
+                wait([job])
 
     def _start(self, conversations: list[Sequence[Turn]]) -> Generating:
         start_batch: Any = getattr(self.engine, "start_batch", None)

@@ -1,0 +1,132 @@
+"""Pictures that two threads look at: each once, also where one of the two fails; how many threads help."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from vlm_magic.models.loading import Loaded, load_model
+from vlm_magic.models.looks import Features, Looks
+from vlm_magic.models.threads import has_idle_core, useful_threads
+from vlm_magic.starter.scenes import make_scene
+
+N = 20
+NAMES = [f"scene {n}" for n in range(N)]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return load_model("starter")
+
+
+@pytest.fixture
+def looks(loaded: Loaded) -> Looks:
+    """A store with twenty pictures that were processed and not encoded."""
+    store = Looks(loaded, 2**30)
+    scenes = {name: make_scene(seed).picture for seed, name in enumerate(NAMES)}
+    store._look(NAMES[0], scenes[NAMES[0]])
+    store.look_ahead(scenes, and_encode=False)
+    assert len(store) == N
+    return store
+
+
+def watched(looks: Looks, watch: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``watch`` called with the number of pictures before each look of the tower."""
+    plain = looks._encode
+
+    def encode(pixels: dict[str, torch.Tensor]) -> Features:
+        watch(len(pixels["pixel_values"]))
+        return plain(pixels)
+
+    monkeypatch.setattr(looks, "_encode", encode)
+
+
+def encode(looks: Looks, names: list[str]) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        looks.encode(names)
+        return [looks.features(name).pooled for name in names]
+
+
+def test_two_threads_encode_each_picture_once(
+    looks: Looks, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    both_begun = threading.Barrier(2, timeout=30)
+
+    def watch(n: int) -> None:
+        counts.append(n)
+        if len(counts) <= 2:
+            both_begun.wait()
+
+    watched(looks, watch, monkeypatch)
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(encode, looks, NAMES), pool.submit(encode, looks, NAMES[::-1])]
+        seen, reverse = (job.result(60) for job in jobs)
+    assert sum(counts) == N
+    assert all(map(torch.equal, seen, reverse[::-1]))
+    alone = Looks(loaded, 2**30)
+    for seed, name in enumerate(NAMES):
+        alone._look(name, make_scene(seed).picture)
+    for name, features in zip(NAMES, seen, strict=True):
+        torch.testing.assert_close(features, encode(alone, [name])[0], atol=1e-5, rtol=1e-4)
+
+
+def test_pictures_of_a_thread_that_fails_are_left_to_the_other(
+    looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_fail = threading.Event(), threading.Event()
+    main = threading.current_thread()
+
+    def watch(n: int) -> None:
+        if threading.current_thread() is not main:
+            begun.set()
+            may_fail.wait(30)
+            raise MemoryError
+
+    watched(looks, watch, monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(encode, looks, NAMES)
+        assert begun.wait(30)
+        threading.Timer(0.2, may_fail.set).start()
+        assert len(encode(looks, NAMES)) == N
+        with pytest.raises(MemoryError):
+            job.result(30)
+
+
+def test_a_store_may_be_tidied_while_another_thread_adds_to_it(loaded: Loaded) -> None:
+    store = Looks(loaded, 50_000)
+    scenes = {name: make_scene(seed).picture for seed, name in enumerate(NAMES)}
+    store._look(NAMES[0], scenes[NAMES[0]])
+    is_over = threading.Event()
+
+    def tidy() -> None:
+        while not is_over.is_set():
+            store.tidy()
+
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(tidy)
+        for _ in range(10):
+            store.look_ahead(scenes, and_encode=True)
+        is_over.set()
+        job.result(30)
+    store.tidy()
+    assert store.n_bytes <= 50_000
+
+
+def test_a_small_model_works_on_one_thread_and_leaves_the_other_cores(loaded: Loaded) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with useful_threads(loaded):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    n_cores: Any = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert has_idle_core(loaded) == (n_cores > 1)
