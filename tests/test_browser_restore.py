@@ -145,6 +145,7 @@ def test_a_click_brings_a_stale_cell_up_to_date_and_another_opens_everything(lab
         update.wait_for(state="detached")
         lacks(second, "stale")
         shows(second, "2/2")  # the earlier answer is still there
+        shows(second, "%vlm_chat saves this one as well")
         run_cell(page, 3)
         # Its stored words were asked; nothing was evaluated, no variable bound anew.
         reads(output_area(page, 3), "1 two ['first, in other words', 'one again', 'Asked 1 times']")

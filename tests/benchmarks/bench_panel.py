@@ -1,6 +1,6 @@
 """What the panel costs: bytes on the wire, kernel CPU, first words, Stop; in a real JupyterLab and Chromium.
 
-    python tests/benchmarks/bench_panel.py [--rounds 3]
+    python tests/benchmarks/bench_panel.py [--rounds 3] [--stops 20]
 
 Scripted tokens, so that only the panel is measured. Prints a table with the goals beside the figures.
 """
@@ -168,7 +168,7 @@ exchange.reply = reply("first"); view.finish(exchange); print(at)""",
 ]
 
 
-def run(rounds: int) -> Iterator[tuple[str, str, str]]:
+def run(rounds: int, n_stops: int) -> Iterator[tuple[str, str, str]]:
     """All measurements, each as soon as it is there: what, figure, goal."""
     with tempfile.TemporaryDirectory() as folder:
         notebooks = Path(folder) / "notebooks"
@@ -185,10 +185,10 @@ def run(rounds: int) -> Iterator[tuple[str, str, str]]:
             wait_idle(page)
             run_cell(page, 0)
             run_cell(page, 6)  # warm: imports, the first widget of the page
-            yield from _rows(page, wire, rounds)
+            yield from _rows(page, wire, rounds, n_stops)
 
 
-def _rows(page: Any, wire: Wire, rounds: int) -> Iterator[tuple[str, str, str]]:
+def _rows(page: Any, wire: Wire, rounds: int, n_stops: int) -> Iterator[tuple[str, str, str]]:
     median = statistics.median
     paced = [measure(page, wire, 1) for _ in range(rounds)]
     yield "2,000 tokens at 200/s, bytes received", f"{median(m['bytes'] for m in paced):,.0f}", "≤ 250,000"
@@ -203,8 +203,12 @@ def _rows(page: Any, wire: Wire, rounds: int) -> Iterator[tuple[str, str, str]]:
     yield "rate kept at 500/s", f"{fast['rate']:.0f}/s", "≥ 475"
     firsts = [first_words_ms(page, 7) for _ in range(rounds)]
     yield "first words on the screen, ms", f"{median(firsts):.0f} (max {max(firsts):.0f})", "≤ 100"
-    stops = [stop_ms(page, 8) for _ in range(rounds)]
-    yield "Stop in a blocking cell, ms", f"{median(stops):.0f} (max {max(stops):.0f})", "< 300"
+    stops = [stop_ms(page, 8) for _ in range(n_stops)]
+    yield (
+        f"Stop in a blocking cell, ms, {n_stops} of {n_stops}",
+        f"{median(stops):.0f} (max {max(stops):.0f})",
+        "< 300",
+    )
     kept = measure(page, wire, 5)["rate"]
     yield "rate with the panel against without", f"{kept:.3f}", "≥ 0.95"
 
@@ -215,9 +219,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stops", type=int, default=3, help="clicks on Stop")
+    options = parser.parse_args()
     began = time.perf_counter()
     print(f"{'what':<42} {'measured':<20} goal")
-    for what, figure, goal in run(parser.parse_args().rounds):
+    for what, figure, goal in run(options.rounds, options.stops):
         print(f"{what:<42} {figure:<20} {goal}", flush=True)
     print(f"({time.perf_counter() - began:.0f} s)")
 

@@ -342,7 +342,10 @@ class CellPanel:
             self._panel.notify(f"{type(error).__name__}: {error}")
             return
         self._panel.finish(asked.id, answer.exchange)
+        self._panel.notify(_NOT_SAVED_HERE, is_error=False)
 
+
+_NOT_SAVED_HERE = "The saved notebook keeps the earlier answer here; %vlm_chat saves this one as well."
 
 _panels: dict[CellKey, CellPanel] = {}
 """The panel that each call of a cell has on the page now."""
