@@ -84,6 +84,9 @@ def plain_log_probability(engine: LocalEngine, turns: list[Turn], ids: list[int]
         elif name != "input_ids" and value.ndim == 2 and value.shape[1] == n_prompt:
             more = torch.ones_like(tail) if name.endswith("attention_mask") else torch.zeros_like(tail)
             whole[name] = torch.cat([value, more.to(value.dtype)], dim=1)
+    if engine.loaded.is_encoder_decoder:
+        first = tiny_models.first_of_decoder(engine.model)["decoder_input_ids"]
+        whole = {**inputs, "decoder_input_ids": torch.cat([first, tail], dim=1)}
     with torch.inference_mode():
         logits = engine.model(**whole).logits[0].double()  # (T, V)
     total = 0.0

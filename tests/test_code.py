@@ -110,7 +110,7 @@ def test_the_starters_answers_come_out_of_plain_programs(starter: LocalEngine, t
 BUILDS = (
     ("idefics", "idefics-instruct", "idefics2-base", "idefics2-chatty"),
     ("idefics3-tiles", "llava", "llava-next", "gemma3"),
-    ("mllama", "paligemma", "blip-2", "instructblip"),
+    ("mllama", "paligemma", "blip-2", "instructblip", "instructblip-t5"),
 )
 
 

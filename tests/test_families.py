@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from tiny_models import TINY, Tiny, copy_of, folder_of, tiny
+from tiny_models import TINY, Tiny, copy_of, first_of_decoder, folder_of, tiny
 
 from vlm_magic.errors import GenerationError, ModelKindError, PromptError
 from vlm_magic.messages import Picture, Settings, Text, Turn
@@ -70,7 +70,9 @@ def picture_ids(loaded: Loaded) -> set[int]:
 
 def first_logits(loaded: Loaded, prepared: Prepared) -> torch.Tensor:
     with torch.inference_mode():
-        logits: torch.Tensor = loaded.model(**prepared.inputs).logits[:, -1, :]  # (B, V) float32
+        logits: torch.Tensor = loaded.model(**prepared.inputs, **first_of_decoder(loaded.model)).logits[
+            :, -1, :
+        ]  # (B, V) float32
     return logits
 
 
@@ -84,7 +86,8 @@ def greedy(loaded: Loaded, prepared: Prepared, n_tokens: int) -> torch.Tensor:
             suppress_tokens=forbidden_token_ids(loaded),
             pad_token_id=loaded.tokenizer.pad_token_id,
         )
-    return out[:, prepared.inputs["input_ids"].shape[1] :]  # (B, n_tokens) int64
+    n_before = 1 if loaded.is_encoder_decoder else prepared.inputs["input_ids"].shape[1]
+    return out[:, n_before:]  # (B, n_tokens) int64
 
 
 @pytest.fixture(scope="module", autouse=True)

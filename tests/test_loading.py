@@ -21,7 +21,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
-from tiny_models import TINY, copy_of, folder_of, tiny
+from tiny_models import TINY, copy_of, first_of_decoder, folder_of, tiny
 from transformers import AutoConfig
 
 from vlm_magic.errors import (
@@ -59,8 +59,8 @@ def answer(loaded: Loaded, n_tokens: int = 2) -> list[int]:
 def last_logits(loaded: Loaded) -> torch.Tensor:
     inputs = memory.to_device(prepare(loaded, question(), Settings()).inputs, loaded)
     with torch.inference_mode():
-        logits: torch.Tensor = loaded.model(**inputs).logits[0, -1].float()  # (V,)
-    return logits
+        logits: torch.Tensor = loaded.model(**inputs, **first_of_decoder(loaded.model)).logits[0, -1]  # (V,)
+    return logits.float()
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -604,15 +604,35 @@ def build_blip2(folder: Path) -> None:
 )
 def build_instructblip(folder: Path) -> None:
     """One picture and an instruction that its Q-Former reads too, over Vicuna."""
+    tokenizer = piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
+    save_instructblip(folder, tokenizer, {"model_type": "llama", **llama_text(tokenizer)})
+
+
+@builder(
+    "instructblip-t5", "instructblip", max_pictures=1, needs_picture=True, is_chat=False, tokens_per_picture=4
+)
+def build_instructblip_t5(folder: Path) -> None:
+    """The same over Flan-T5: an encoder reads the prompt, a decoder writes the answer."""
+    tokenizer = piece_tokenizer(["<image>"], bos=None, pad="<pad>", adds_bos=False)
+    text = {
+        "model_type": "t5", "vocab_size": len(tokenizer), "d_model": 64, "d_kv": 32, "d_ff": 128,
+        "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2, "feed_forward_proj": "gated-gelu",
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id, "is_encoder_decoder": True,
+    }  # fmt: skip
+    save_instructblip(folder, tokenizer, text)
+
+
+def save_instructblip(folder: Path, tokenizer: Any, text_config: dict[str, Any]) -> None:
+    """A build over some language model, with the second tokenizer that the Q-Former has."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration, PreTrainedTokenizerFast
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-    tokenizer = piece_tokenizer(["<image>", "<pad>"], pad="<pad>")
     config = InstructBlipConfig(
         vision_config=vision(),
         qformer_config=qformer(),
-        text_config={"model_type": "llama", **llama_text(tokenizer)},
+        text_config=text_config,
         num_query_tokens=4,
         **ids_of(tokenizer, image_token_index="<image>"),
     )
@@ -632,6 +652,14 @@ def build_instructblip(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder / "qformer_tokenizer")
+
+
+def first_of_decoder(model: Any) -> dict[str, Any]:
+    """What a forward needs beside the prompt where a decoder writes the answer: that decoder's first token."""
+    text = model.config.get_text_config()
+    if not text.is_encoder_decoder:
+        return {}
+    return {"decoder_input_ids": torch.tensor([[text.decoder_start_token_id]])}  # (1, 1) int64
 
 
 # ---- not tiny ----------------------------------------------------------------------------------

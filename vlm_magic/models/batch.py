@@ -105,7 +105,7 @@ class BatchRun(StoppingCriteria):
         """A row's new tokens, up to its end token, which is included."""
         if self._ids is None:
             return []
-        n_prompt = 0 if self._loaded.model.config.is_encoder_decoder else self._n_prompt
+        n_prompt = self._loaded.n_before_answer(self._n_prompt)
         ids: list[int] = self._ids[row, n_prompt:].tolist()
         end = next((n for n, token in enumerate(ids) if token in self._stop_ids), None)
         return ids if end is None else ids[: end + 1]

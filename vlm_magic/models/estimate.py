@@ -210,7 +210,12 @@ def kept_modules(model: Any, plan: Plan) -> list[str]:
     a CPU bitsandbytes computes in 4 bits only where a layer's sizes are multiples of its blocks; others are
     kept too.
     """
-    wanted = {name for name, linear in _linears(model) if _is_language_layer(name) and _can_be(linear, plan)}
+    whole = _never_quantized(model)
+    wanted = {
+        name
+        for name, linear in _linears(model)
+        if _is_language_layer(name) and _can_be(linear, plan) and whole.isdisjoint(name.split("."))
+    }
     prefixes: dict[str, None] = {}
     for name, _ in _linears(model):
         if name in wanted:
@@ -222,6 +227,12 @@ def kept_modules(model: Any, plan: Plan) -> list[str]:
                 prefixes[prefix] = None
                 break
     return list(prefixes)
+
+
+def _never_quantized(model: Any) -> set[str]:
+    """Parts of names of layers that transformers itself keeps whole, as T5's ``wo``."""
+    lists = [getattr(module, "_keep_in_fp32_modules", None) or () for module in model.modules()]
+    return {part for each in lists for part in each}
 
 
 def _can_be(linear: Any, plan: Plan) -> bool:

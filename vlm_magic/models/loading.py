@@ -76,6 +76,15 @@ class Loaded:
         """The template for chats: the processor's, else the tokenizer's, else None."""
         return chat_template_of(self.processor)
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt and a decoder of its own writes the answer (T5)."""
+        return bool(self.model.config.get_text_config().is_encoder_decoder)
+
+    def n_before_answer(self, n_prompt: int) -> int:
+        """How many tokens ``generate`` gives before the answer's: the prompt's, or a decoder's first one."""
+        return 1 if self.is_encoder_decoder else n_prompt
+
     @cached_property
     def control(self) -> ControlTokens:
         """The words that text of people must not become."""

@@ -167,7 +167,7 @@ class Run(BaseStreamer, StoppingCriteria):
 
     def _take_all(self, output: torch.Tensor) -> None:
         """Feed the best beam through the detokenizer, as if it had been streamed."""
-        n_prompt = 0 if self._loaded.model.config.is_encoder_decoder else self._n_prompt_tokens
+        n_prompt = self._loaded.n_before_answer(self._n_prompt_tokens)
         self._saw_prompt = True
         ended_by, self._ended_by = self._ended_by, None
         for token_id in output[0, n_prompt:].tolist():

@@ -357,15 +357,24 @@ def _with_full_forward(
     if inputs is None:
         inputs = memory.to_device(families.prepare(loaded, turns, settings).inputs, loaded)
     tail = torch.tensor([list(ids)], device=inputs["input_ids"].device)  # (1, T)
-    n_prompt = int(inputs["input_ids"].shape[1])
-    extended = {
-        name: _extended(name, value, n_prompt, tail) if isinstance(value, torch.Tensor) else value
-        for name, value in inputs.items()
-    }
-    logits = loaded.model(**extended).logits[0]  # (T, V)
+    if loaded.is_encoder_decoder:
+        logits = loaded.model(**inputs, decoder_input_ids=_behind_start(loaded, tail)).logits[0]  # (T, V)
+    else:
+        n_prompt = int(inputs["input_ids"].shape[1])
+        extended = {
+            name: _extended(name, value, n_prompt, tail) if isinstance(value, torch.Tensor) else value
+            for name, value in inputs.items()
+        }
+        logits = loaded.model(**extended).logits[0, -len(ids) - 1 : -1]  # (T, V)
     check()
-    logs = torch.log_softmax(logits[-len(ids) - 1 : -1].float(), dim=-1)  # (T, V) float32
+    logs = torch.log_softmax(logits.float(), dim=-1)  # (T, V) float32
     return [float(logs[n, token]) for n, token in enumerate(ids)]
+
+
+def _behind_start(loaded: Loaded, tail: torch.Tensor) -> torch.Tensor:
+    """What a decoder reads to foretell the tokens of ``tail``: its first token, then they; (1, T)."""
+    start = loaded.model.config.get_text_config().decoder_start_token_id
+    return torch.cat([torch.full_like(tail[:, :1], start), tail[:, :-1]], dim=1)
 
 
 def _extended(name: str, value: torch.Tensor, n_prompt: int, tail: torch.Tensor) -> torch.Tensor:

@@ -357,7 +357,7 @@ class _Writer:
         return ", logits_processor=LogitsProcessorList([HeldToAType()])"
 
     def _decode(self) -> list[str]:
-        start = "0" if self.loaded.model.config.is_encoder_decoder else 'inputs["input_ids"].shape[1]'
+        start = "1" if self.loaded.is_encoder_decoder else 'inputs["input_ids"].shape[1]'
         lines = ["", f"new_ids = output[0, {start}:].tolist()"]
         lines += block(
             "answer = processor.tokenizer.decode(",
