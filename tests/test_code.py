@@ -36,7 +36,8 @@ torch.set_num_threads(1)
 for file in sys.argv[1:]:
     scope = {}
     exec(compile(open(file, encoding="utf-8").read(), file, "exec"), scope)
-    print("IDS", json.dumps([scope["new_ids"], scope["answer"]]))
+    shares = scope["shares"].tolist() if "shares" in scope else []
+    print("IDS", json.dumps([scope["new_ids"], scope["answer"], shares]))
 """
 
 
@@ -48,8 +49,8 @@ def picture() -> Image.Image:
     return image
 
 
-def run(folder: Path, codes: list[str]) -> list[tuple[list[int], str]]:
-    """Run programs one after the other in a Python that knows no vlm_magic; tokens and text of each."""
+def run(folder: Path, codes: list[str]) -> list[tuple[list[int], str, list[float]]]:
+    """Run programs one after the other in a Python that knows no vlm_magic: tokens, text, probabilities."""
     files = []
     for n, code in enumerate(codes):
         ast.parse(code)
@@ -65,9 +66,10 @@ def run(folder: Path, codes: list[str]) -> list[tuple[list[int], str]]:
     return [tuple(json.loads(line[4:])) for line in done.stdout.splitlines() if line.startswith("IDS ")]
 
 
-def check(said: tuple[list[int], str], reply: Reply) -> None:
+def check(said: tuple[list[int], str, list[float]], reply: Reply) -> None:
     """The same words, from the same tokens: the program's end token aside, and what follows a stop text."""
-    ids, text = said
+    ids, text, shares = said
+    assert shares == pytest.approx([choice.probability for choice in reply.choices], abs=1e-3)
     n = min(len(ids), len(reply.token_ids))
     assert tuple(ids[:n]) == reply.token_ids[:n]
     assert len(ids) - len(reply.token_ids) in (-1, 0, 1)
@@ -97,10 +99,15 @@ def test_the_starters_answers_come_out_of_plain_programs(starter: LocalEngine, t
         (("What is it in ", picture(), "? Write <image> and 'quotes\"\n{braces}"), {"max_tokens": 8}),
         (("A story: once",), {"continuation": True, "max_tokens": 8}),
         (("What colour?",), {"grammar": json.dumps({"regex": "(?:dark )?green|purple"})}),
+        (("What is the round one?",), {"choices": ("a circle", "a square", 'a "box"')}),
+        (("And in ", picture(), "?"), {"choices": ("red", "the colour red", "blue"), "normalize": "length"}),
+        (("And in ", picture(), "?"), {"choices": ("red", "blue", "green"), "normalize": "prior"}),
+        (("A red circle and a",), {"choices": ("blue", "red"), "continuation": True}),
     ):
         replies.append(session.ask(*parts, **how))
         codes.append(program_of(session, engine=starter, folder=tmp_path / "pictures"))
-    assert len(os.listdir(tmp_path / "pictures")) == 1  # the file and the variable hold the same pixels
+    # The file and the variable hold the same pixels; the other one is the prior's grey square.
+    assert len(os.listdir(tmp_path / "pictures")) == 2
     assert "apply_chat_template" in codes[1]
     assert "*[" in codes[6]  # no text gives these tokens
     for said, reply in zip(run(tmp_path, codes), replies, strict=True):
@@ -128,6 +135,9 @@ def test_programs_of_every_kind_of_family_give_the_same_tokens(
             reply = session.ask("And ", picture().rotate(90), "?", max_tokens=6)
         codes.append(program_of(session, engine=engine, folder=tmp_path / name))
         replies.append(reply)
+        chosen = vlm_magic.Session(engine)
+        replies.append(chosen.ask(picture(), "Is it a fox?", choices=("a fox", "no", "the cat")))
+        codes.append(program_of(chosen, engine=engine, folder=tmp_path / name))
     for said, reply in zip(run(tmp_path, codes), replies, strict=True):
         check(said, reply)
 
@@ -150,8 +160,6 @@ def test_what_has_no_program_is_said(starter: LocalEngine) -> None:
     with pytest.raises(ConversationError, match="no turns yet"):
         program_of(session, engine=starter)
     session.ask("red or blue?", choices=("red", "blue"))
-    with pytest.raises(OptionError, match="compared choices"):
-        program_of(session, engine=starter)
     with pytest.raises(OptionError, match="does not run here"):
         program_of(vlm_magic.Session(starter, session.conversation), engine=FakeEngine())  # type: ignore[arg-type]
 

@@ -655,7 +655,7 @@ def save_instructblip(folder: Path, tokenizer: Any, text_config: dict[str, Any])
 
 
 def first_of_decoder(model: Any) -> dict[str, Any]:
-    """What a forward needs beside the prompt where a decoder writes the answer: that decoder's first token."""
+    """What a forward needs beside the prompt where a decoder writes the answer: its first token."""
     text = model.config.get_text_config()
     if not text.is_encoder_decoder:
         return {}

@@ -29,7 +29,15 @@ from vlm_magic.models.prompting import joint, lay_out
 from vlm_magic.models.reuse import Fitted, Reuse
 from vlm_magic.models.sampling import use_config
 
-__all__ = ["Score", "Scored", "replies_ids", "reply_ids", "score_choices"]
+__all__ = [
+    "Score",
+    "Scored",
+    "is_plain",
+    "replies_ids",
+    "reply_ids",
+    "score_choices",
+    "without_trailing_space",
+]
 
 _BATCH_BYTES = 512 * 2**20  # what the repeated prompt may take beside the model, and the logits too
 

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 from vlm_magic.errors import ConversationError, OptionError, VLMError
 from vlm_magic.messages import Exchange, Picture, Settings, Text, Turn
 from vlm_magic.models import families
+from vlm_magic.models.choosing import content_free
 from vlm_magic.models.interleaved import process_lists
 from vlm_magic.models.prompting import lay_out, merged
 from vlm_magic.models.sampling import generation_config
+from vlm_magic.models.scoring import is_plain, without_trailing_space
 from vlm_magic.session import Session
+from vlm_magic.tasks.code_choices import choices_lines
 from vlm_magic.tasks.code_parts import (
     PictureFiles,
     block,
@@ -85,18 +88,12 @@ def program(
         remarks: for the head of the program.
 
     Raises:
-        OptionError: choices were compared and nothing was generated, or the engine is not a local one.
+        OptionError: the engine is not a local one.
     """
     loaded = getattr(engine, "loaded", None)
     if loaded is None:
         raise OptionError(
             f"{engine.name} does not run here", have="%vlm_code writes programs for local models"
-        )
-    if settings.choices:
-        raise OptionError(
-            "this turn compared choices and generated nothing",
-            have="%vlm_code writes programs that generate",
-            hint="vlm_magic.classify(…) is its code; %vlm_code after a cell without --choices",
         )
     how = engine._settings(settings)
     pictures = PictureFiles(folder or Path("vlm_code_pictures"))
@@ -117,13 +114,11 @@ class _Writer:
 
     def write(self, remarks: Sequence[str]) -> str:
         """The whole program."""
-        body = [
-            *self._load(),
-            *self._processor(),
-            *self._prompt(),
-            *self._generate(),
-            *self._decode(),
-        ]
+        body = [*self._load(), *self._processor()]
+        if self.settings.choices:
+            body += self._compare()
+        else:
+            body += [*self._prompt(self.turns), *self._generate(), *self._decode()]
         head = ['"""The same answer with transformers alone, written by %vlm_code."""', ""]
         head += [f"# {remark}" for remark in remarks]
         imports = sorted({"import torch", *self.imports}, key=lambda line: (line.startswith("from"), line))
@@ -214,29 +209,31 @@ class _Writer:
 
     # The prompt
 
-    def _prompt(self) -> list[str]:
+    def _prompt(self, turns: Sequence[Turn]) -> list[str]:
         """The lines that give ``inputs``: the first way that gives the model what it was given."""
-        exact = families.prepare(self.loaded, self.turns, self.settings).inputs
-        pictures = [picture for turn in self.turns for picture in turn.pictures]
+        exact = families.prepare(self.loaded, turns, self.settings).inputs
+        pictures = [picture for turn in turns for picture in turn.pictures]
         names, images = self.pictures.add(pictures), [picture.rgb for picture in pictures]
         lines = ["", *self.pictures.lines(self.imports)]
         try:
-            text = lay_out(self.loaded, self.turns, self.settings, str).text
+            text = lay_out(self.loaded, turns, self.settings, str).text
         except VLMError:  # words that look like control tokens spoil the layout when they are not hidden
             text = None
         for way in (self._as_messages, self._as_text, self._as_lists):
-            found = way(text, names, images)
+            found = way(turns, text, names, images)
             if found is not None and _same(found.make, exact):
                 return [*lines, *found.lines, *self._to_model()]
         return [*lines, *self._as_token_ids(names, images, exact), *self._to_model()]
 
-    def _as_messages(self, text: Any, names: list[str], images: list[Any]) -> _Way | None:
+    def _as_messages(
+        self, shown: Sequence[Turn], text: Any, names: list[str], images: list[Any]
+    ) -> _Way | None:
         """Through the chat template: blocks of text and pictures, or plain strings."""
         if self.settings.continuation or self.loaded.chat_template is None or not isinstance(text, str):
             return None
         system = [Turn("system", (Text(self.settings.system),))] if self.settings.system else []
         for content in (_blocks, _string):
-            turns = merged([*system, *merged(self.turns)])
+            turns = merged([*system, *merged(shown)])
             placeholder = self.loaded.family.placeholder(self.loaded.processor)
             messages = [{"role": turn.role, "content": content(turn, placeholder)} for turn in turns]
             try:
@@ -255,7 +252,7 @@ class _Writer:
                 return self._called(lines, text, names, images)
         return None
 
-    def _as_text(self, text: Any, names: list[str], images: list[Any]) -> _Way | None:
+    def _as_text(self, shown: Sequence[Turn], text: Any, names: list[str], images: list[Any]) -> _Way | None:
         """The rendered prompt as it stands: base checkpoints, and templates that need help."""
         if not isinstance(text, str):
             return None
@@ -274,7 +271,9 @@ class _Writer:
             lambda: self._tried(text=[text], images=[images] if images else None, **options),
         )
 
-    def _as_lists(self, items: Any, names: list[str], images: list[Any]) -> _Way | None:
+    def _as_lists(
+        self, shown: Sequence[Turn], items: Any, names: list[str], images: list[Any]
+    ) -> _Way | None:
         """Texts and pictures in one list, as the first IDEFICS takes them."""
         if not isinstance(items, list):
             return None
@@ -296,7 +295,7 @@ class _Writer:
             "# Words of the prompt look like the model's control tokens and were shown to it as plain",
             "# letters, which no text gives: the pictures come from the processor, the tokens stand here.",
         ]
-        listed = self._as_lists([*images, " "], names, images) if self._takes_lists else None
+        listed = self._as_lists((), [*images, " "], names, images) if self._takes_lists else None
         called = listed or self._called([f"prompt = {literal(text or ' ')}"], text, names, images)
         lines += called.lines
         n_tokens = exact["input_ids"].shape[1]
@@ -313,6 +312,23 @@ class _Writer:
         return [f"inputs = inputs.to(model.device, torch.{self.loaded.dtype})", ""]
 
     # The answer
+
+    def _compare(self) -> list[str]:
+        """Prompt and scores of a turn that compared choices; for a prior, a prompt of grey squares too."""
+        loaded, how = self.loaded, self.settings
+        turns = without_trailing_space(self.turns) if is_plain(loaded, how) else self.turns
+        inputs = families.prepare(loaded, turns, how).inputs
+        lines = self._prompt(turns)
+        if how.normalize == "prior":
+            blank = content_free(turns)
+            lines += [
+                "asked = inputs",
+                "",
+                "# The same prompt with a grey square for each picture.",
+                *self._prompt(blank),
+                "blank = inputs",
+            ]
+        return [*lines, *choices_lines(loaded, turns, how, inputs), "print(answer)"]
 
     def _generate(self) -> list[str]:
         loaded, how = self.loaded, self.settings

@@ -77,7 +77,7 @@ class PictureFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._names: dict[str, str] = {}  # digest -> variable
-        self._lines: list[str] = []
+        self._lines: list[str] = []  # that were not given yet
 
     def add(self, pictures: Sequence[Picture]) -> list[str]:
         """The variable of each picture; the same picture again has the same one.
@@ -88,11 +88,12 @@ class PictureFiles:
         return [self._names.get(picture.digest) or self._new(picture) for picture in pictures]
 
     def lines(self, imports: set[str]) -> list[str]:
-        """The lines that open the pictures."""
-        if not self._lines:
+        """The lines that open the pictures, but for those that an earlier call gave."""
+        lines, self._lines = self._lines, []
+        if not lines:
             return []
         imports.add("from PIL import Image")
-        return ["# The pictures as the model was shown them, pixel for pixel: upright, RGB.", *self._lines]
+        return ["# The pictures as the model was shown them, pixel for pixel: upright, RGB.", *lines]
 
     def _new(self, picture: Picture) -> str:
         word = re.sub(r"\W+", "_", picture.name.rpartition("/")[2].partition(".")[0]).strip("_").lower()
