@@ -197,12 +197,13 @@ def test_choices_are_compared_with_their_probabilities(shell: Any, fresh: worksp
 
 
 def test_the_same_in_plain_python(fresh: workspace.Workspace) -> None:
-    """Lists are axes, the rest holds for all answers."""
+    """Lists and tuples are axes, the rest holds for all answers."""
     seen: list[int] = []
     grid = vlm_magic.compare(
         *("What is in ", scene(), "?"),
         model="starter",
-        quantize=[None, "int8"],
+        quantize=(None, "int8"),
+        stop=("zebra",),
         max_tokens=5,
         on_change=lambda comparison: seen.append(comparison.n_done),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ import torch
 from fake_engine import FakeEngine
 from notebook_kernel import Notebook, running_notebook
 from PIL import Image
+from script_vectors import VECTOR_LIST, live_things, render_with_html
 
 import vlm_magic
 from vlm_magic.errors import (
@@ -33,6 +35,8 @@ from vlm_magic.messages import Picture, Settings, Text, Turn
 from vlm_magic.models.engine import LocalEngine
 from vlm_magic.models.loading import load_model
 from vlm_magic.models.together import TogetherRun
+from vlm_magic.outputs.mapping import Card, Sheet, sheet_bundle
+from vlm_magic.shell.reports import show_forget
 from vlm_magic.starter.evaluate import SKILLS
 from vlm_magic.starter.scenes import make_scene
 from vlm_magic.tasks.examples import example_turns
@@ -40,6 +44,7 @@ from vlm_magic.tasks.journal import forget_maps
 from vlm_magic.tasks.map_calls import map_pictures
 from vlm_magic.tasks.mapping import PictureMap
 from vlm_magic.tasks.rows import evaluated, items_of
+from vlm_magic.workspace import Workspace
 
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -586,6 +591,32 @@ def test_an_interrupted_map_keeps_what_is_there(tmp_path: Path) -> None:
         assert 0 < n_kept < 60
         assert f"{n_kept} answered before" in shown(notebook, cell)
         assert shown(notebook, "print(len(said), said.error.isna().all())") == "60 True\n"
+
+
+@pytest.mark.parametrize("vector", VECTOR_LIST)
+def test_nothing_on_a_sheet_can_run_or_fetch(vector: str) -> None:
+    """Wherever words of people and models stand: labels, names, answers, errors, remarks, notes."""
+    cards = [
+        Card(vector, vector, vector, probability=0.5, remark=vector),
+        Card(vector, vector, error=vector),
+    ]
+    for is_running in (True, False):
+        sheet = Sheet(cards, 2, 3, cards, (vector,), (vector,), is_running, out=vector)
+        bundle = sheet_bundle(sheet)
+        page = re.sub(r"^<style>.*?</style>", "", bundle["text/html"], flags=re.DOTALL)
+        ours = r'<i style="--share:\d+%">|<span style="width:[\d.]+%">|</?(details|summary|i)>'
+        assert live_things(re.sub(ours, "", page)) == []
+        assert live_things(render_with_html(bundle["text/markdown"])) == []
+
+
+def test_forgetting_asks_every_picture_again(starter: LocalEngine) -> None:
+    """Rows that were answered are kept until ``%vlm_forget``."""
+    asked = [scene.picture for scene in map(make_scene, range(3))]
+    assert map_pictures(starter, "What is it?", asked, progress=False).error.isna().all()
+    show_forget(Workspace())
+    run = PictureMap(starter, "What is it?", asked)
+    assert len(list(run)) == 3
+    assert run.n_kept == 0
 
 
 def test_items_know_how_many_they_are() -> None:

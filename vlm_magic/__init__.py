@@ -109,8 +109,9 @@ def compare(
         *parts: the prompt, as for `Session.ask`.
         examples: few-shot examples for ``n_examples`` (see `vlm_magic.tasks.examples.example_turns`).
         on_change: called with the comparison whenever there is news.
-        **values: a list is an axis of the grid (``model``, ``quantize``, ``temperature``, ``n_examples``, …;
-            see `vlm_magic.tasks.compare.AXES`), anything else holds for all answers.
+        **values: a list or tuple is an axis of the grid (``model``, ``quantize``, ``temperature``,
+            ``n_examples``, …; see `vlm_magic.tasks.compare.AXES`); anything else, and a tuple for ``stop``
+            or ``bad_words``, holds for all answers.
 
     Returns:
         The `Comparison`: iterate it for its rows; an answer that failed has its error in its row.
@@ -124,8 +125,10 @@ def compare(
     from vlm_magic.tasks.examples import example_turns
     from vlm_magic.workspace import current
 
-    settings = {n: v for n, v in values.items() if n in Settings.names() and not isinstance(v, list)}
-    axes = {n: v if isinstance(v, list) else [v] for n, v in values.items() if n not in settings}
+    texts = ("stop", "bad_words")  # whose value is a tuple itself
+    is_axis = {n: isinstance(v, list) or (isinstance(v, tuple) and n not in texts) for n, v in values.items()}
+    settings = {n: v for n, v in values.items() if n in Settings.names() and not is_axis[n]}
+    axes = {n: v if is_axis[n] else [v] for n, v in values.items() if n not in settings}
     question = to_parts(parts)
     turns = () if examples is None else example_turns(examples, prompt=question)
     comparison = Comparison(question, axes, Settings().updated(settings), turns)

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-import torch
 from transformers import LogitsProcessor
 
 from vlm_magic.errors import (
@@ -44,6 +43,7 @@ from vlm_magic.models.reuse import Reuse
 from vlm_magic.models.run import Run
 from vlm_magic.models.sampling import hooks_on_layers
 from vlm_magic.models.scoring import Score, score_choices
+from vlm_magic.models.state import weights_of
 from vlm_magic.models.threads import useful_threads
 from vlm_magic.models.tiles import tile_grids
 from vlm_magic.models.together import TogetherRun, rows_that_fit
@@ -72,7 +72,7 @@ class LocalEngine:
         self._queue = WorkQueue(loaded.name)
         self._told_scope = False
         self._away: tuple[str, LoadOptions] | None = None
-        self._as_loaded = _states_of(loaded.model)
+        self._as_loaded = weights_of(loaded.model)
 
     @property
     def name(self) -> str:
@@ -338,12 +338,12 @@ class LocalEngine:
             return
         loaded = load_model(*self._away)
         self.loaded, self.reuse, self._away = loaded, Reuse(loaded), None
-        self._as_loaded = _states_of(loaded.model)
+        self._as_loaded = weights_of(loaded.model)
 
     @property
     def is_as_loaded(self) -> bool:
         """Whether the weights are those of the checkpoint: not trained, replaced or added to since."""
-        return self.loaded is not None and _states_of(self.loaded.model) == self._as_loaded
+        return self.loaded is not None and weights_of(self.loaded.model) == self._as_loaded
 
     def _between_answers(self, change: Callable[[], None]) -> None:
         """Do something in the worker, when no answer is under way."""
@@ -439,12 +439,3 @@ def _told(generation: Generation, replies: list[Reply], first: int = 0) -> list[
         if reply.finish_reason != "interrupted":
             tell(row, reply)
     return replies
-
-
-def _states_of(model: Any) -> list[tuple[str, int, int]]:
-    """Name, place and number of changes of every weight that could be trained."""
-    return [
-        (name, weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        for name, weight in model.named_parameters()
-        if type(weight) is torch.nn.Parameter and weight.is_floating_point()
-    ]

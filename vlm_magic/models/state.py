@@ -2,7 +2,8 @@
 
 A model in a notebook is an object that people train, adapt and set up further. `state_of` gives a value
 that is another one after such a change, in a fraction of a millisecond, so that nothing computed before
-it is taken for true after it. Neighbour: `reuse` empties its stores when the value changes.
+it is taken for true after it. Neighbours: `reuse` empties its stores when the value
+changes; `engine` asks `weights_of` before it lets weights go that could be read again.
 
 Source: PyTorch counts changes of a tensor in place (``Tensor._version``), as its autograd needs it.
 """
@@ -13,9 +14,11 @@ from dataclasses import is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+
 from vlm_magic.models.loading import Loaded
 
-__all__ = ["state_of"]
+__all__ = ["state_of", "weights_of"]
 
 _Parts = tuple[tuple[str, ...], list[Any], list[Any]]  # names of adapters, weights, layers with adapters
 _PARTS: WeakKeyDictionary[Any, _Parts] = WeakKeyDictionary()
@@ -24,7 +27,7 @@ _PARTS: WeakKeyDictionary[Any, _Parts] = WeakKeyDictionary()
 def state_of(loaded: Loaded) -> tuple[object, ...]:
     """Equal as long as the same prompt gives the same features, keys and values."""
     _, weights, adapted = _parts_of(loaded.model)
-    n_changes = sum(0 if weight.is_inference() else weight._version for weight in weights)
+    n_changes = sum(map(_n_changes, weights))
     switches = [
         (tuple(layer.active_adapters), layer.disable_adapters, tuple(getattr(layer, "merged_adapters", ())))
         for layer in adapted[:1]  # they are switched together
@@ -38,6 +41,22 @@ def state_of(loaded: Loaded) -> tuple[object, ...]:
         _settings_of(loaded.processor),
         _settings_of(getattr(loaded.processor, "image_processor", None)),
     )
+
+
+def weights_of(model: Any) -> list[tuple[str, int, int]]:
+    """Name, place and number of changes of every weight that could be trained; equal while none was touched.
+
+    It looks at each weight by itself, so it is for moments before a model is let go, not for every answer.
+    """
+    return [
+        (name, weight.data_ptr(), _n_changes(weight))
+        for name, weight in model.named_parameters()
+        if type(weight) is torch.nn.Parameter and weight.is_floating_point()
+    ]
+
+
+def _n_changes(weight: torch.Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version
 
 
 def _parts_of(model: Any) -> _Parts:

@@ -265,7 +265,11 @@ MAGICS = (
     ),
     Magic("%vlm_status", "", "Show what is loaded, what it holds, and the conversations."),
     Magic("%vlm_unload", "[NAME]", "Unload a model and say how much memory came back."),
-    Magic("%vlm_forget", "", "Empty the stores: reused computations, downloaded and kept pictures."),
+    Magic(
+        "%vlm_forget",
+        "",
+        "Empty the stores: reused computations, downloaded and kept pictures, answered rows of maps.",
+    ),
     Magic(
         "%vlm_history",
         "[FILE]",

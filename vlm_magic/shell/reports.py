@@ -154,15 +154,19 @@ def export(workspace: Workspace, name: str | None, path: Path, *, save_thumbnail
 
 
 def show_forget(workspace: Workspace) -> None:
-    """Empty the stores of models and pictures, and say what they held."""
+    """Empty the stores of models, pictures and maps, and say what they held."""
+    from vlm_magic.tasks.journal import forget_maps
+
     stores = [engine.reuse for engine in workspace.engines.values() if hasattr(engine, "reuse")]
     n_bytes = sum(store.clear() for store in stores)
     forget_thumbnails()
     in_memory, on_disk = forget_pictures()
     kept = workspace.pictures.forget()
+    n_rows = forget_maps()
     print(
         f"forgotten: {_size(n_bytes)} of reused computation, {_size(in_memory)} of decoded pictures, "
-        f"{_size(on_disk)} of downloads, {_size(kept)} of pictures kept for a restart"
+        f"{_size(on_disk)} of downloads, {_size(kept)} of pictures kept for a restart, "
+        f"{n_rows} answered row{'s' * (n_rows != 1)} of maps"
     )
 
 
