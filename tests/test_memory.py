@@ -323,3 +323,47 @@ def test_running_out_of_memory_is_an_error_after_which_the_next_cell_works(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == [10, 10, 10]
+
+
+LIMITED_MAP = """
+import json, resource, sys, threading
+import torch
+torch.set_num_threads(1)
+threading.stack_size(512 * 1024)  # what threads reserve counts against the limit
+from PIL import Image
+from vlm_magic.messages import Settings
+from vlm_magic.models.engine import LocalEngine
+from vlm_magic.models.loading import load_model
+from vlm_magic.tasks.mapping import PictureMap
+
+engine = LocalEngine(load_model(sys.argv[1]))
+pictures = [Image.new("RGB", (96, 96), (n, 100, 255 - n)) for n in range(64)]
+how = Settings(max_tokens=4)
+
+def mapped(n_rows):
+    run = PictureMap(engine, "What is it?", pictures, batch_size=n_rows, resume=False, settings=how)
+    rows = sorted(run, key=lambda row: row.position)
+    return [row.text for row in rows], [row.error for row in rows if row.error], run.notes
+
+expected, _, _ = mapped(2)
+lines = open("/proc/self/status").read().splitlines()
+taken = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (taken + 60_000_000,) * 2)
+said, errors, notes = mapped(64)
+print(json.dumps([said == expected, errors, notes[:1]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit of a process's memory")
+def test_a_map_that_runs_out_of_memory_goes_on_in_smaller_batches(tmp_path: Path) -> None:
+    """With a real limit: 64 rows do not fit, fewer do, and every row has its answer."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED_MAP, str(build_wide_cache(tmp_path / "wide"))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    halved = "memory ran out, so batches were halved to 32 rows"
+    assert json.loads(done.stdout) == [True, [], [halved]]
