@@ -15,6 +15,7 @@ import vlm_magic
 from vlm_magic import workspace
 from vlm_magic.errors import VLMError
 from vlm_magic.messages import Picture, Text
+from vlm_magic.shell import reports
 from vlm_magic.shell.options import MAGICS
 
 
@@ -159,6 +160,21 @@ def test_line_magic_calls_work_in_a_loop(shell: Any, engine: FakeEngine) -> None
     shell.user_ns["shell"] = shell
     assert run(shell, "for i in range(3):\n    shell.run_line_magic('vlm', f'number {i}')") is None
     assert [history[0][-1].text for history in engine.history] == ["number 0", "number 1", "number 2"]
+
+
+def test_a_load_that_takes_long_shows_how_far_it_is(
+    shell: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensor by tensor; a fast one shows no bar."""
+    assert run(shell, "%vlm_load starter --as fast") is None
+    assert "weights" not in capsys.readouterr().err
+    monkeypatch.setattr(reports, "_QUIET_S", 0.0)
+    assert run(shell, "%vlm_load starter --as slow") is None
+    bar = capsys.readouterr().err
+    assert "starter: weights" in bar
+    assert " tensors" in bar
+    for name in ("fast", "slow"):
+        assert run(shell, f"%vlm_unload {name}") is None
 
 
 def test_vlm_load_expands_variables(shell: Any, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
         return
     resident = dict(workspace.engines)
     try:
-        with _download_bar(model) as on_progress:
+        with _load_bars(model) as on_progress:
             engine = workspace.load(
                 model,
                 name=None if name is None else str(name),
@@ -53,24 +53,28 @@ def show_load(workspace: Workspace, model: str, values: dict[str, Any]) -> None:
     print("\n".join([describe(engine.loaded), *(f"  {remark}" for remark in remarks)]))
 
 
+_QUIET_S = 1.0  # a load that takes less shows no bar
+
+
 @contextmanager
-def _download_bar(model: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows how far a download is; nothing for what is on the disk already."""
-    bars: list[Any] = []
+def _load_bars(model: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows how far a download is, then how far the reading of the weights; nothing for a fast load."""
+    bars: dict[str, Any] = {}
 
     def show(stage: str, done: int, total: int) -> None:
-        if stage != "download":
-            return
-        if not bars:
+        if stage not in bars:
             from tqdm.auto import tqdm
 
-            bars.append(tqdm(total=total, desc=model, unit="B", unit_scale=True, leave=False))
-        bars[0].update(done - bars[0].n)
+            for bar in bars.values():
+                bar.close()
+            unit = {"unit": "B", "unit_scale": True} if stage == "download" else {"unit": " tensors"}
+            bars[stage] = tqdm(total=total, desc=f"{model}: {stage}", leave=False, delay=_QUIET_S, **unit)
+        bars[stage].update(done - bars[stage].n)
 
     try:
         yield show
     finally:
-        for bar in bars:
+        for bar in bars.values():
             bar.close()
 
 
