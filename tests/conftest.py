@@ -7,6 +7,7 @@ import signal
 import socket
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,33 @@ os.environ.update(
     XDG_CONFIG_HOME=str(_HOME / "config"),
     XDG_DATA_HOME=str(_HOME / "data"),
 )
+
+
+_closing_lines: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def closing_lines() -> list[str]:
+    """What tests have to show, as tables: printed at the end of the run."""
+    return _closing_lines
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes hands its lines on."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["closing_lines"] = _closing_lines
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the lines of such a process (pytest-xdist calls this)."""
+    _closing_lines.extend(getattr(node, "workeroutput", {}).get("closing_lines", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print them."""
+    for line in _closing_lines:
+        terminalreporter.write_line(line)
 
 
 class OutsideConnectionError(RuntimeError):

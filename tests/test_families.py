@@ -91,15 +91,10 @@ def greedy(loaded: Loaded, prepared: Prepared, n_tokens: int) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def printed_table(request: pytest.FixtureRequest) -> Iterator[None]:
+def printed_table(closing_lines: list[str]) -> Iterator[None]:
     yield
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    if capture is None or reporter is None or not _table:
-        return
-    with capture.global_and_fixture_disabled():
-        for line in ["", *table_lines()]:
-            reporter.write_line(line)
+    if _table:
+        closing_lines += ["", *table_lines()]
 
 
 def table_lines() -> list[str]:

@@ -424,20 +424,15 @@ def _plain_logits(name: str) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def printed_matrix(request: pytest.FixtureRequest) -> Iterator[None]:
+def printed_matrix(closing_lines: list[str]) -> Iterator[None]:
     yield
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    if capture is None or reporter is None or not _matrix:
+    if not _matrix:
         return
     columns = sorted({column for _, column in _matrix})
-    with capture.global_and_fixture_disabled():
-        reporter.write_line(
-            "\n" + f"{'cosine with float32':22}" + "".join(f"{column:>21}" for column in columns)
-        )
-        for row in dict.fromkeys(row for row, _ in _matrix):
-            cells = "".join(f"{_matrix.get((row, column), ''):>21}" for column in columns)
-            reporter.write_line(f"{row:22}{cells}")
+    closing_lines += ["", f"{'cosine with float32':22}" + "".join(f"{column:>21}" for column in columns)]
+    for row in dict.fromkeys(row for row, _ in _matrix):
+        cells = "".join(f"{_matrix.get((row, column), ''):>21}" for column in columns)
+        closing_lines.append(f"{row:22}{cells}")
 
 
 QUANTIZATIONS = [None, "bnb-8bit", "bnb-4bit", "quanto-int8", "torchao-int8"]
