@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,17 +59,24 @@ _QUIET_S = 1.0  # a load that takes less shows no bar
 
 @contextmanager
 def _load_bars(model: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows how far a download is, then how far the reading of the weights; nothing for a fast load."""
+    """Shows how far a download is, then how far the reading of the weights.
+
+    For a fast load no bar is even made: in a notebook it would be a widget, saved with the file.
+    """
     bars: dict[str, Any] = {}
+    begun: dict[str, float] = {}
 
     def show(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - begun.setdefault(stage, now) < _QUIET_S:
+            return
         if stage not in bars:
             from tqdm.auto import tqdm
 
             for bar in bars.values():
                 bar.close()
             unit = {"unit": "B", "unit_scale": True} if stage == "download" else {"unit": " tensors"}
-            bars[stage] = tqdm(total=total, desc=f"{model}: {stage}", leave=False, delay=_QUIET_S, **unit)
+            bars[stage] = tqdm(total=total, desc=f"{model}: {stage}", leave=False, **unit)
         bars[stage].update(done - bars[stage].n)
 
     try:

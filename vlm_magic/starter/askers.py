@@ -6,6 +6,7 @@ border. Neighbours: `questions` has what they share, `wordings` their patterns.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
@@ -91,11 +92,13 @@ def _shuffled(rng: Random, *options: str) -> list[str]:
     return rng.sample(options, len(options))
 
 
-def _hop(rng: Random, scene: Scene) -> tuple[Thing, str] | None:
+def _hop(
+    rng: Random, scene: Scene, nouns: Sequence[str] = ("shape", "shape", "object", "thing", "one")
+) -> tuple[Thing, str] | None:
     """An object by its place in an order: 'the leftmost shape'."""
     which = rng.choice(tuple(_EXTREMES))
     thing = _extreme_of(scene, which)
-    noun = rng.choice(("shape", "shape", "object", "thing", "one"))
+    noun = rng.choice(nouns)
     return (thing, f"the {_EXTREMES[which][1]} {noun}") if thing else None
 
 
@@ -122,11 +125,16 @@ def ask_colour(rng: Random, scene: Scene) -> Ask | None:
     return Ask(skill, pattern, slots, thing.colour, thing)
 
 
+_ASKS_FOR_SHAPE = re.compile(r"shape of <a>|\bshape (\[does\|has\]|is) <a>|Shape of\|What form")
+
+
 def ask_shape(rng: Random, scene: Scene) -> Ask | None:
     """What shape is the red one?"""
     pattern = _pattern(rng, "shape")
     if rng.random() < 0.2 and len(scene.objects) > 1 and "<colour>" not in pattern:
-        found, skill = _hop(rng, scene), "shape of extreme"
+        # "What is the lowest thing?" asks which one it is; these ask for its shape beyond doubt
+        pattern = rng.choice([p for p in WORDINGS["shape"] if _ASKS_FOR_SHAPE.search(p)])
+        found, skill = _hop(rng, scene, ("object", "object", "thing", "one")), "shape of extreme"
     else:
         found, skill = _target(rng, scene, "colour"), "shape"
     if not found:
