@@ -73,11 +73,11 @@ steps (0.0006 and less for all parameters, one process, 76 000 pictures drawn an
 for fifty minutes), with more wordings, captions that always list shapes one by one, and clearer borders:
 sizes that are compared differ by half at least, objects keep 2.5 % of the picture between them, and the order
 of a caption is clear by 8 % of its width. At the end came 1 500 steps of one process and 7 000 of two on the
-same pictures (0.001 at most, an hour and a half of what other work left of two cores of the Xeon), nearly half
-of them questions whose picture stands anywhere among the words; the last 2 000 had more counts and captions
-and no longer asked "What is the lowest thing?" for its shape alone. What ships is the mean of the weights
-before and after those 2 000, which was better than either. The script runs the same stages without the
-breaks.
+same pictures (0.001 at most, an hour and a half of what other work left of two cores of the Xeon), nearly
+half of them questions whose picture stands anywhere among the words; the last 2 000 had more counts and
+captions and no longer asked "What is the lowest thing?" for its shape alone. What ships is the mean of the
+weights before and after those 2 000, which was better than either. The script runs the same stages without
+the breaks.
 
 ## What it cannot do
 
