@@ -287,7 +287,7 @@ def ask_size(rng: Random, scene: Scene) -> Ask | None:
 
 
 def ask_bigger(rng: Random, scene: Scene) -> Ask | None:
-    """Which is bigger, the circle or the square?"""
+    """Which is bigger, the circle or the square? The answer gives the whole name, as for extremes."""
     two = _two(rng, scene, lambda a, b: max(a.size, b.size) >= RATIO * min(a.size, b.size))
     if not two:
         return None
@@ -298,9 +298,8 @@ def ask_bigger(rng: Random, scene: Scene) -> Ask | None:
     slots = {"a": first, "b": second, "er": er}
     if rng.random() < 0.4:
         return Ask("bigger", _pattern(rng, "bigger yes"), slots, "yes" if first_wins else "no", a)
-    return Ask(
-        "bigger", _pattern(rng, "bigger"), slots, first if first_wins else second, a if first_wins else b
-    )
+    winner = a if first_wins else b
+    return Ask("bigger", _pattern(rng, "bigger"), slots, f"the {name_of(winner)}", winner)
 
 
 def _extreme_of(scene: Scene, which: str) -> Thing | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from random import Random
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,17 +133,20 @@ def draw(scene: Scene) -> Image.Image:
     return picture
 
 
+# A normal deviate for every byte: looking up random bytes is several times as fast as drawing deviates.
+_DEVIATES = np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)], np.float32)
+
+
 def _wear(picture: Image.Image, style: Style) -> Image.Image:
     """Add noise and a slope of brightness."""
-    pixels = np.asarray(picture, dtype=np.float32)  # (H, W, 3)
+    pixels = np.asarray(picture).astype(np.int16)  # (H, W, 3)
     if style.slope:
-        pixels = (
-            pixels
-            + np.linspace(-style.slope / 2, style.slope / 2, pixels.shape[0], dtype=np.float32)[:, None, None]
-        )
+        slope = np.linspace(-style.slope / 2, style.slope / 2, pixels.shape[0])
+        pixels += slope.astype(np.int16)[:, None, None]
     if style.noise:
-        noise = np.random.default_rng(style.seed).standard_normal(pixels.shape, dtype=np.float32)
-        pixels = pixels + style.noise * noise
+        bytes_ = np.frombuffer(np.random.default_rng(style.seed).bytes(pixels.size), np.uint8)
+        levels = np.rint(style.noise * _DEVIATES).astype(np.int16)  # (256,)
+        pixels += levels[bytes_].reshape(pixels.shape)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

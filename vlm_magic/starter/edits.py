@@ -12,7 +12,7 @@ from random import Random
 
 from vlm_magic.starter.palette import SHAPES
 from vlm_magic.starter.questions import an, name_of
-from vlm_magic.starter.scenes import MIN_CONTRAST, Scene, Thing, in_reading_order, plan_scene
+from vlm_magic.starter.scenes import MIN_CONTRAST, MIN_GAP, Scene, Thing, in_reading_order, plan_scene
 
 __all__ = ["CHANGES", "Edit", "plan_edit"]
 
@@ -117,7 +117,8 @@ def _fits(thing: Thing, others: Sequence[Thing]) -> bool:
     """Whether an object stays inside and apart from the others."""
     inside = thing.w / 2 < thing.x < 1 - thing.w / 2 and thing.h / 2 < thing.y < 1 - thing.h / 2
     return inside and all(
-        abs(thing.x - o.x) > (thing.w + o.w) / 2 + 0.01 or abs(thing.y - o.y) > (thing.h + o.h) / 2 + 0.01
+        abs(thing.x - o.x) > (thing.w + o.w) / 2 + MIN_GAP
+        or abs(thing.y - o.y) > (thing.h + o.h) / 2 + MIN_GAP
         for o in others
     )
 

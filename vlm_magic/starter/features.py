@@ -38,11 +38,13 @@ class FeatureStore:
 
     Attributes:
         parts: Memory-mapped features, each (n, patches, width) int16 holding bfloat16.
+        squares: Memory-mapped pictures, each (n, 96, 96, 3) uint8, for when the tower learns on.
         truths: One truth per row, over all parts.
         edits: (row before, row after, kind of change, sentence).
     """
 
     parts: list[np.ndarray[Any, np.dtype[np.int16]]]
+    squares: list[np.ndarray[Any, np.dtype[np.uint8]]]
     truths: list[Scene | Chart]
     edits: list[StoredEdit]
     most: int = 6
@@ -59,10 +61,11 @@ class FeatureStore:
     @classmethod
     def load(cls, folder: Path) -> FeatureStore:
         """Open all parts in a folder."""
-        store = cls([], [], [])
+        store = cls([], [], [], [])
         for path in sorted(folder.glob("features_*.npy")):
             offset = len(store.truths)
             store.parts.append(np.load(path, mmap_mode="r"))
+            store.squares.append(np.load(folder / path.name.replace("features", "pictures"), mmap_mode="r"))
             truths, edits = pickle.loads(path.with_suffix(".pickle").read_bytes())  # our own file
             store.truths += truths
             store.edits += [(i + offset, j + offset, kind, text) for i, j, kind, text in edits]
@@ -74,6 +77,11 @@ class FeatureStore:
         size = len(self.parts[0])  # all parts but the last are of one size
         picked = np.stack([self.parts[r // size][r % size] for r in rows])
         return torch.from_numpy(picked).view(torch.bfloat16)
+
+    def pixels(self, rows: Sequence[int]) -> Tensor:
+        """Some pictures, (n, 3, 96, 96) float32 as the processor normalises them."""
+        size = len(self.squares[0])
+        return to_pixels(np.stack([self.squares[r // size][r % size] for r in rows]))
 
     def scene(self, rng: Random) -> tuple[Scene, int]:
         """Some stored scene."""
@@ -115,7 +123,7 @@ def fill_store(
     Args:
         model: Its vision tower looks.
         pool: matplotlib's pictures; each part takes every `n_parts`-th.
-        folder: Where `features_<part>.npy` and its truths go.
+        folder: Where `features_<part>.npy`, `pictures_<part>.npy` and their truths go.
         part: Number of this part; seeds it.
         n_parts: How many parts there are.
         n_scenes: Scenes to draw.
@@ -146,6 +154,8 @@ def fill_store(
     patches = (config.image_size // config.patch_size) ** 2
     shape = (len(truths), patches, config.hidden_size)
     store = np.lib.format.open_memmap(folder / f"part_{part}.npy", "w+", np.int16, shape)
+    side = (config.image_size, config.image_size, 3)
+    drawn = np.lib.format.open_memmap(folder / f"pictures_{part}.npy", "w+", np.uint8, (len(truths), *side))
     size = 64
     for start in range(0, len(truths), size):
         some = range(start, min(start + size, len(truths)))
@@ -157,9 +167,11 @@ def fill_store(
                 for i in some
             ]
         )
+        drawn[start : start + len(some)] = squares
         seen = see(weights, model.config, to_pixels(squares).to(device))  # (n, patches, D)
         store[start : start + len(some)] = seen.to("cpu", torch.bfloat16).view(torch.int16).numpy()
         progress(start + len(some), len(truths))
     store.flush()
+    drawn.flush()
     path.with_suffix(".pickle").write_bytes(pickle.dumps((truths, edits)))
     (folder / f"part_{part}.npy").rename(path)

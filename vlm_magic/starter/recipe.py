@@ -40,7 +40,13 @@ class Trainer:
     """
 
     def __init__(
-        self, parameters: Iterable[tuple[str, nn.Parameter]], *, lr: float, n_steps: int, warmup: int = 100
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        lr: float,
+        n_steps: int,
+        rest_lr: float = 2e-3,
+        warmup: int = 100,
     ):
         named = [(name, p) for name, p in parameters if p.requires_grad]
         self.parameters = [p for _, p in named]
@@ -53,9 +59,9 @@ class Trainer:
         muon = torch.optim.Muon(
             matrices, lr=lr, momentum=0.95, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
         )
-        adam = torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
+        adam = torch.optim.AdamW(rest, lr=rest_lr, betas=(0.9, 0.98), weight_decay=0.0)
         self.optimisers: list[torch.optim.Optimizer] = [muon, adam]
-        self._base = [lr, 2e-3]
+        self._base = [lr, rest_lr]
 
     def scale(self) -> float:
         """Learning rate of this step as a fraction of the highest."""

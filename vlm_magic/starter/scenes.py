@@ -47,7 +47,10 @@ __all__ = [
 ]
 
 MIN_CONTRAST = 75.0  # least distance in RGB between an object and its background
-MIN_SIDE = 0.095  # least width and height of an object as a fraction of the picture's
+# What is smaller or closer is a matter of two or three of the 96 pixels that the starter sees.
+MIN_SIDE = 0.125  # least width and height of an object as a fraction of the picture's longer side
+MIN_GAP = 0.04  # least distance between two objects, as a fraction of the picture's width or height
+MIN_RING_PX = 22  # least side of an object of which only the outline is drawn, of those 96 pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +245,7 @@ def _plan_kinds(rng: Random, n: int, background: str, distinct: bool) -> list[tu
 def _plan_boxes(rng: Random, n: int, style: Style) -> list[tuple[float, float, float]]:
     """Choose centres (fractions) and sides (pixels), apart from each other and inside the picture."""
     width, height = style.width, style.height
-    low = max(MIN_SIDE * max(width, height), 0.1 * min(width, height))
+    low = MIN_SIDE * max(width, height)
     high = max(low * 1.05, (0.6, 0.6, 0.5, 0.42, 0.36, 0.31, 0.28)[n] * min(width, height))
     edge_x, edge_y = (0.14, 0.13) if style.axes else (0.015, 0.015)
     layout = rng.choices(("free", "row", "column", "same"), (70, 12, 8, 10))[0] if n > 1 else "free"
@@ -270,9 +273,9 @@ def _plan_boxes(rng: Random, n: int, style: Style) -> list[tuple[float, float, f
 
 
 def _apart(x: float, y: float, a: float, x2: float, y2: float, b: float, width: int, height: int) -> bool:
-    """Whether two boxes keep a gap of at least 2.5 % of the picture in one direction."""
+    """Whether two boxes keep the least gap in one direction."""
     need = (a + b) / 2
-    return abs(x - x2) * width > need + 0.025 * width or abs(y - y2) * height > need + 0.025 * height
+    return abs(x - x2) * width > need + MIN_GAP * width or abs(y - y2) * height > need + MIN_GAP * height
 
 
 def _make_thing(
@@ -284,9 +287,10 @@ def _make_thing(
         turn = rng.choices((0.0, 180.0, 90.0, 270.0), (80, 10, 5, 5))[0]
     if rng.random() < 0.3:
         turn += rng.uniform(-10, 10)
-    stretch = 1.0 if rng.random() < 0.6 else rng.uniform(0.85, 1.0)
+    least = MIN_SIDE * max(style.width, style.height) / side  # so that no side gets too small
+    stretch = 1.0 if rng.random() < 0.6 else rng.uniform(min(1.0, max(0.85, least)), 1.0)
     w, h = (side, side * stretch) if rng.random() < 0.5 else (side * stretch, side)
-    if look == "ring" and side * 96 / max(style.width, style.height) < 16:
+    if look == "ring" and side * 96 / max(style.width, style.height) < MIN_RING_PX:
         look = "edge"  # a small ring is not seen in 96 pixels
     return Thing(shape, colour, x, y, w / style.width, h / style.height, rgb, turn, rng.random(), look)
 
@@ -301,12 +305,21 @@ def _shade(rng: Random, shades: Sequence[RGB], plain: float = 0.45) -> RGB:
     return tuple(min(255, max(0, int(v + common + rng.gauss(0, spread)))) for v in (r, g, b))  # type: ignore[return-value]
 
 
+def _standing_out(rng: Random, colour: str, ground: RGB) -> RGB | None:
+    """A shade of the colour far enough from the ground, or None where some tries found none."""
+    for _ in range(8):
+        rgb = _shade(rng, PALETTE[colour])
+        if math.dist(rgb, ground) >= MIN_CONTRAST:
+            return rgb
+    return None
+
+
 def _visible(rng: Random, colour: str, background: str, ground: RGB, taken: set[str]) -> tuple[str, RGB]:
     """A shade of the colour that stands out from the background; of another, untaken one if it has none."""
+    if rgb := _standing_out(rng, colour, ground):
+        return colour, rgb
     others = [c for c in COLOURS if c not in taken and c != background]
-    for candidate in (colour, *rng.sample(others, len(others))):
-        for _ in range(8):
-            rgb = _shade(rng, PALETTE[candidate])
-            if math.dist(rgb, ground) >= MIN_CONTRAST:
-                return candidate, rgb
+    for candidate in rng.sample(others, len(others)):
+        if rgb := _standing_out(rng, candidate, ground):
+            return candidate, rgb
     raise AssertionError("black or white stands out from every background")  # pragma: no cover

@@ -1,5 +1,9 @@
 """Training stage 2: the language model learns to answer, on stored features of a frozen vision tower.
 
+At the end tower and language model may learn on together, from the stored pictures themselves: a tower that
+was only asked what stands in each cell leaves an object between two cells to either or both, and no reader
+can make up for that.
+
 Every step words fresh questions about stored pictures. Questions that come after a picture share that picture
 as the prefix of a tree, which costs a third of asking one by one. Knows nothing of drawing.
 
@@ -15,12 +19,13 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlm_magic.starter.batches import MIXES, Mix, Scribe, make_batch
 from vlm_magic.starter.features import FeatureStore
-from vlm_magic.starter.network import TreeBatch, cast_weights, connect, tree_logits
+from vlm_magic.starter.network import TreeBatch, cast_weights, connect, see, tree_logits
 from vlm_magic.starter.recipe import Trainer, n_ranks, rank, step_rng
+from vlm_magic.starter.vision_stage import build_head, head_loss, targets_of
 
 if TYPE_CHECKING:
     from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
@@ -47,6 +52,20 @@ class Tally:
         return ", ".join(f"{k} {d / n:.2f}" for k, (d, n) in sorted(self.value.items()))
 
 
+_HEAD_SHARE = 0.1
+_HEAD_ALONE = 200  # steps in which a fresh head learns to read before the tower hears of it
+
+
+def _head_loss(
+    head: nn.Linear, connected: Tensor, store: FeatureStore, rows: Sequence[int], step: int
+) -> Tensor:
+    """What the tower's head makes of the batch's pictures, (n, cells, D)."""
+    cells = connected.float()
+    outputs = head(cells.detach() if step < _HEAD_ALONE else cells)
+    targets = targets_of([store.truths[row] for row in rows])
+    return head_loss(outputs, {k: v.to(outputs.device) for k, v in targets.items()})[0]
+
+
 def train_text(
     model: Idefics3ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
@@ -56,6 +75,8 @@ def train_text(
     n_steps: int,
     mixes: Sequence[tuple[float, Mix]] = MIXES,
     lr: float = 0.002,
+    rest_lr: float = 0.002,
+    with_tower: bool = False,
     small: bool = False,
     stage: str = "text",
     save_every: int = 500,
@@ -66,13 +87,16 @@ def train_text(
     """Train language model and connector; resumes from `path`.
 
     Args:
-        model: Its vision tower stays as it is.
+        model: Its vision tower stays as it is, unless `with_tower`.
         tokenizer: Of the model.
-        store: Features of that tower.
+        store: Features of that tower, and the pictures.
         path: Checkpoint file.
         n_steps: Steps in all, over which the learning rate falls.
         mixes: (fraction of the steps until which, mixture).
         lr: Highest learning rate of the matrices.
+        rest_lr: Highest learning rate of embeddings, norms and biases.
+        with_tower: The vision tower learns too; a head like that of its own stage, thrown away afterwards,
+            keeps asking what stands in each cell.
         small: Tiny batches, for smoke runs.
         stage: Name that seeds the stage's random numbers.
         save_every: Steps between checkpoints.
@@ -85,11 +109,17 @@ def train_text(
     """
     device = next(model.parameters()).device
     scribe, tally = Scribe(tokenizer), Tally()
-    trained = ("model.text_model.", "model.connector.")
-    trainer = Trainer(
-        [(n, p) for n, p in model.named_parameters() if n.startswith(trained)], lr=lr, n_steps=n_steps
-    )
-    modules = {"text": model.model.text_model, "connector": model.model.connector}
+    trained: tuple[str, ...] = ("model.text_model.", "model.connector.")
+    modules: dict[str, nn.Module] = {"text": model.model.text_model, "connector": model.model.connector}
+    head: nn.Linear | None = None
+    if with_tower:
+        trained += ("model.vision_model.",)
+        head = build_head(model)
+        modules |= {"tower": model.model.vision_model, "head": head}
+    named = [(n, p) for n, p in model.named_parameters() if n.startswith(trained)]
+    if head is not None:
+        named += [(f"head.{n}", p) for n, p in head.named_parameters()]
+    trainer = Trainer(named, lr=lr, n_steps=n_steps, rest_lr=rest_lr)
     trainer.resume(path, **modules)
     losses: list[float] = []
     began, n_asked = time.perf_counter(), 0
@@ -100,16 +130,23 @@ def train_text(
         rows = batch.pictures.tolist()
         cells = torch.zeros(0, model.config.text_config.hidden_size, device=device)
         if rows:
-            # each stored picture is connected once, however often the batch shows it
+            # each stored picture is looked at once, however often the batch shows it
             unique = sorted(set(rows))
-            features = connect(weights, model.config, store.features(unique).to(device))
-            cells = features[torch.tensor([unique.index(r) for r in rows])]
+            features = (
+                see(weights, model.config, store.pixels(unique).to(device))
+                if with_tower
+                else store.features(unique).to(device)
+            )
+            connected = connect(weights, model.config, features)
+            cells = connected[torch.tensor([unique.index(r) for r in rows])]
         batch = batch.to(device)
         logits, targets = tree_logits(weights, model.config, batch, cells)
         loss = F.cross_entropy(logits.float(), targets)
         tally.add(batch, logits.detach().argmax(-1) == targets)
-        trainer.update(loss)
         losses.append(float(loss.detach()))
+        if head is not None and rows:
+            loss = loss + _HEAD_SHARE * _head_loss(head, connected, store, unique, trainer.step)
+        trainer.update(loss)
         n_asked += batch.branch.shape[0] * batch.branch.shape[1]
         tick(trainer.step, losses[-1])
         if trainer.step % 100 == 0 and rank() == 0:

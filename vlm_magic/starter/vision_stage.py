@@ -32,7 +32,16 @@ from vlm_magic.starter.scenes import Scene, plan_scene
 if TYPE_CHECKING:
     from transformers import Idefics3ForConditionalGeneration
 
-__all__ = ["Pool", "draw_batch", "fill_pool", "head_report", "train_vision"]
+__all__ = [
+    "Pool",
+    "build_head",
+    "draw_batch",
+    "fill_pool",
+    "head_loss",
+    "head_report",
+    "targets_of",
+    "train_vision",
+]
 
 SIDE = 6  # cells per side
 KINDS = ("nothing", *SHAPES, "bar")
@@ -130,6 +139,13 @@ def targets_of(truths: Sequence[Truth]) -> dict[str, Tensor]:
     return {"kind": kind, "colour": colour, "box": box, "background": ground}
 
 
+def build_head(model: Idefics3ForConditionalGeneration) -> nn.Linear:
+    """A fresh linear head on the connector's cells, on the model's device."""
+    torch.manual_seed(1)
+    head = nn.Linear(model.config.text_config.hidden_size, sum(_PARTS.values()))
+    return head.to(next(model.parameters()).device)
+
+
 def head_loss(outputs: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum of the parts' losses, and the head's outputs by part."""
     parts = dict(
@@ -188,8 +204,7 @@ def train_vision(
         The losses of the steps that this call made.
     """
     device = next(model.parameters()).device
-    torch.manual_seed(1)
-    head = nn.Linear(model.config.text_config.hidden_size, sum(_PARTS.values())).to(device)
+    head = build_head(model)
     seen = ("model.vision_model.", "model.connector.")
     named = [(n, p) for n, p in model.named_parameters() if n.startswith(seen)]
     # the patch kernel is a matrix too, but Muon takes only two dimensions: AdamW has it
