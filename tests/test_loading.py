@@ -288,7 +288,6 @@ def test_short_names_stand_for_long_ones() -> None:
     options = LoadOptions(quantize="4bit", dtype="bf16", attn="flash")
     assert (options.quantize, options.dtype, options.attn) == ("bnb-4bit", "bfloat16", "flash_attention_2")
     assert options == LoadOptions(quantize="bnb-4bit", dtype="torch.bfloat16", attn="flash_attention_2")
-    assert options.as_flags() == "--dtype bfloat16 --quantize bnb-4bit --attn flash_attention_2"
 
 
 def test_options_are_refused_before_a_download(monkeypatch: pytest.MonkeyPatch, cached: str) -> None:

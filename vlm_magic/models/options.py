@@ -102,19 +102,6 @@ class LoadOptions:
                 raise OptionError(f"no load option {name!r}", have=", ".join(near or names), name=name)
         return replace(cls(), **values)  # type: ignore[arg-type]
 
-    def as_flags(self) -> str:
-        """The options that differ from the defaults, as they are written on a line."""
-        default = LoadOptions()
-        changed = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if getattr(self, f.name) != getattr(default, f.name)
-        }
-        return " ".join(
-            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            for name, value in changed.items()
-        )
-
 
 def _known(name: str, value: object, choices: dict[str, str]) -> str:
     """The long name of a value."""

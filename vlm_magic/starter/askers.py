@@ -262,7 +262,6 @@ def ask_what_at(rng: Random, scene: Scene) -> Ask | None:
     place = place_of(thing.x, thing.y)
     if not place:
         return None
-    tight = " left" in place or " right" in place or "centre" in place
     for other in scene.objects:
         if other is thing:
             continue
@@ -273,7 +272,6 @@ def ask_what_at(rng: Random, scene: Scene) -> Ask | None:
             return None
         if place in ("on the left", "on the right") and near_x:
             return None
-    del tight
     return Ask("what at", _pattern(rng, "what at"), {"at": _AT[place]}, an(name_of(thing)), thing)
 
 

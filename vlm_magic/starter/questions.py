@@ -12,7 +12,7 @@ Knows nothing of models. Neighbours: `wordings` has the patterns, `pairs` the qu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
@@ -65,7 +65,6 @@ class Ask:
         slots: What fills it.
         answer: The right answer, exactly.
         subject: The object it is about, for a later "it".
-        rest: An object that the same question could be asked of next ("and the square?"), with that answer.
     """
 
     skill: str
@@ -73,9 +72,6 @@ class Ask:
     slots: dict[str, str]
     answer: str
     subject: Thing | None = None
-    rest: tuple[str, str] | None = None
-    options: tuple[str, ...] = field(default=())
-    """All possible answers where they are few, for a balanced choice and for tests."""
 
 
 def an(noun: str) -> str:

@@ -47,8 +47,6 @@ class _Figures:
 
     n_kept: int = 0
     n_answered: int = 0
-    n_errors: int = 0
-    n_tokens: int = 0
     n_model_failures: int = 0
     n_rows_at_once: int = _ROWS
     notes: list[str] = field(default_factory=list)
@@ -326,7 +324,6 @@ class PictureMap:
             error=row.error,
         )
         self._figures.n_answered += 1
-        self._figures.n_tokens += record.n_tokens
         self._write(record)
         return self._done(waiting, replace(row, seconds=record.seconds))
 
@@ -368,7 +365,6 @@ class PictureMap:
         )
 
     def _done(self, waiting: Waiting, row: MappedRow) -> MappedRow:
-        self._figures.n_errors += bool(row.error)
         self.rows.append(row)
         return replace(row, pictures=waiting.pictures)
 
