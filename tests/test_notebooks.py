@@ -156,3 +156,23 @@ def test_jupyter_execute_gives_the_same_answers(path: Path, tmp_path: Path) -> N
     assert len(re.findall(r'<img [^>]*src="data:image/\w+;base64,', page)) >= len(answers(path)) // 2
     for _, answer in answers(path):
         assert answer.splitlines()[0] in page
+
+
+def test_papermill_fills_in_a_parameter_and_the_answer_follows(tmp_path: Path) -> None:
+    """A notebook as a report: the same cells over another picture, run by a program from a plain terminal."""
+    from nbformat import v4, write
+
+    draw = (
+        "from PIL import Image, ImageDraw\n"
+        "picture = Image.new('RGB', (200, 200), 'white')\n"
+        "ImageDraw.Draw(picture).ellipse((60, 60, 140, 140), fill=colour)"
+    )
+    cells = [v4.new_code_cell(source) for source in ("colour = 'red'", draw, "%load_ext vlm_magic")]
+    cells[0].metadata.tags = ["parameters"]
+    cells.append(v4.new_code_cell("%%vlm\nWhat colour is the circle in {picture}?"))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "report.ipynb")
+    for colour in ("green", "black"):
+        done = tmp_path / f"{colour}.ipynb"
+        run("papermill", "report.ipynb", done.name, "-p", "colour", colour, folder=tmp_path)
+        assert [answer for _, answer in answers(done)] == [colour]

@@ -77,6 +77,7 @@ def train_text(
     lr: float = 0.002,
     rest_lr: float = 0.002,
     with_tower: bool = False,
+    horizon: int = 0,
     small: bool = False,
     stage: str = "text",
     save_every: int = 500,
@@ -97,6 +98,8 @@ def train_text(
         rest_lr: Highest learning rate of embeddings, norms and biases.
         with_tower: The vision tower learns too; a head like that of its own stage, thrown away afterwards,
             keeps asking what stands in each cell.
+        horizon: Steps over which the parameters are averaged; saved weights are then their mean, and so is
+            the model at the end.
         small: Tiny batches, for smoke runs.
         stage: Name that seeds the stage's random numbers.
         save_every: Steps between checkpoints.
@@ -119,7 +122,7 @@ def train_text(
     named = [(n, p) for n, p in model.named_parameters() if n.startswith(trained)]
     if head is not None:
         named += [(f"head.{n}", p) for n, p in head.named_parameters()]
-    trainer = Trainer(named, lr=lr, n_steps=n_steps, rest_lr=rest_lr)
+    trainer = Trainer(named, lr=lr, n_steps=n_steps, rest_lr=rest_lr, horizon=horizon)
     trainer.resume(path, **modules)
     losses: list[float] = []
     began, n_asked = time.perf_counter(), 0
@@ -153,12 +156,10 @@ def train_text(
             rate = n_asked * n_ranks() / (time.perf_counter() - began)
             mean = sum(losses[-100:]) / len(losses[-100:])
             log(f"{stage} {trainer.step}/{n_steps}: loss {mean:.3f} ({rate:.0f} answers/s) {tally}")
-        if trainer.step % save_every == 0:
+        if trainer.step % save_every == 0 or trainer.step == n_steps:
             trainer.save(path, **modules)
             if rank() == 0:
-                on_save()
-    if losses:
-        trainer.save(path, **modules)
-        if rank() == 0:
-            on_save()
+                with trainer.averaged():
+                    on_save()
+    trainer.settle()
     return losses

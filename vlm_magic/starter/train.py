@@ -39,7 +39,7 @@ class Recipe:
     n_charts: int = 1_500
     n_edits: int = 6_000
     text_steps: int = 19_000
-    joint_steps: int = 4_500
+    joint_steps: int = 4_600
     small: bool = False
 
 
@@ -109,8 +109,8 @@ def train(
 
     # 6. Tower and language model learn on together, gently, from the pictures themselves.
     joint = train_text(model, tokenizer, store, work / "joint.pt", n_steps=recipe.joint_steps,
-    mixes=((1.0, LAST_MIX),), lr=0.001, rest_lr=0.001, with_tower=True, small=recipe.small, stage="joint",
-    log=speak, tick=_steps(bar("joint", recipe.joint_steps)), on_save=export)  # fmt: skip
+    mixes=((1.0, LAST_MIX),), lr=0.0008, rest_lr=0.0008, with_tower=True, horizon=500, small=recipe.small,
+    stage="joint", log=speak, tick=_steps(bar("joint", recipe.joint_steps)), on_save=export)  # fmt: skip
 
     # 7. The folder that ships.
     if rank == 0:
