@@ -38,7 +38,7 @@ from vlm_magic.starter.turns import Dialogue, word
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["LAST_MIX", "MIXES", "Mix", "Row", "Scribe", "make_batch"]
+__all__ = ["JOINT_MIXES", "MIXES", "Mix", "Row", "Scribe", "make_batch"]
 
 
 @dataclass(slots=True)
@@ -252,11 +252,16 @@ FULL_MIX: Mix = {
     "some scenes": 4,
     "easy edit": 7, "edit": 7, "two alike": 8, "conversation": 10, "few-shot": 9, "talk": 2,
 }  # fmt: skip
-LAST_MIX: Mix = {
+JOINT_MIX: Mix = {
     "short": 24, "medium": 6, "long": 17, "chart": 3, "one scene": 20, "one chart": 2, "pair": 3,
     "some scenes": 5,
     "edit": 4, "two alike": 4, "conversation": 13, "few-shot": 8, "talk": 2,
 }  # fmt: skip
+LAST_MIX = JOINT_MIX | {
+    "short": 14, "medium": 4, "long": 12, "chart": 2, "pair": 2, "some scenes": 6, "edit": 3,
+    "conversation": 24, "few-shot": 7,
+}  # fmt: skip
+JOINT_MIXES = ((0.8, JOINT_MIX), (1.0, LAST_MIX))
 MIXES = ((0.25, FIRST_MIX), (0.65, EASY_MIX), (1.0, FULL_MIX))
 
 

@@ -64,7 +64,7 @@ def train(
     import torch
 
     from vlm_magic.starter.architecture import build_config, build_model, save_folder
-    from vlm_magic.starter.batches import LAST_MIX
+    from vlm_magic.starter.batches import JOINT_MIXES
     from vlm_magic.starter.features import FeatureStore, fill_store
     from vlm_magic.starter.text_stage import train_text
     from vlm_magic.starter.vision_stage import Pool, fill_pool, train_vision
@@ -109,7 +109,7 @@ def train(
 
     # 6. Tower and language model learn on together, gently, from the pictures themselves.
     joint = train_text(model, tokenizer, store, work / "joint.pt", n_steps=recipe.joint_steps,
-    mixes=((1.0, LAST_MIX),), lr=0.0008, rest_lr=0.0008, with_tower=True, horizon=500, small=recipe.small,
+    mixes=JOINT_MIXES, lr=0.0008, rest_lr=0.0008, with_tower=True, horizon=500, small=recipe.small,
     stage="joint", log=speak, tick=_steps(bar("joint", recipe.joint_steps)), on_save=export)  # fmt: skip
 
     # 7. The folder that ships.
