@@ -114,6 +114,7 @@ def test_it_is_saved_as_it_was_run_from_top_to_bottom(path: Path) -> None:
     assert ("stream", "stderr") not in kinds
     assert read(path)["metadata"]["kernelspec"]["name"] == "python3"
     assert "widgets" not in read(path)["metadata"]
+    assert not any("execution" in cell["metadata"] for cell in cells)  # the times of somebody's run
     assert not re.search(r"/(home|root|work|tmp|Users)/", path.read_text(encoding="utf-8"))
 
 
