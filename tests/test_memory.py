@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -197,9 +198,14 @@ print(json.dumps(after))
 
 @pytest.mark.parametrize("quantize", ["", "bnb-8bit", "quanto-int8"])
 def test_five_rounds_of_loading_and_unloading_do_not_drift(large: Path, quantize: str) -> None:
-    """In a process of its own, where nobody else's memory comes and goes."""
+    """In a process of its own, where nobody else's memory comes and goes, and with one heap for all threads.
+
+    glibc gives every thread that reads a file a heap of its own and never trims that heap's free top: up to
+    tens of megabytes that the next load uses again, a different number after each round.
+    """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FIVE_ROUNDS, str(large), quantize],
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -207,8 +213,8 @@ def test_five_rounds_of_loading_and_unloading_do_not_drift(large: Path, quantize
     )
     assert done.returncode == 0, done.stderr[-2000:]
     after = json.loads(done.stdout.splitlines()[-1])
-    # 208 MB and more a round; what is left goes up and down by 35 MB, with the reading threads' own heaps
-    assert after[-1] - after[0] < 60_000_000, [n // 10**6 for n in after]
+    # 208 MB and more came and went each round
+    assert max(after) - after[0] < 5_000_000, [n // 10**6 for n in after]
 
 
 def test_what_somebody_still_holds_does_not_come_back() -> None:
