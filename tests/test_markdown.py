@@ -98,10 +98,10 @@ def test_a_formula_that_reaches_outside_stays_text() -> None:
 )
 def test_a_megabyte_of_anything_takes_under_a_second(piece: str) -> None:
     text = (piece * 1_000_000)[:1_000_000]
-    began = time.perf_counter()
+    began = time.process_time()
     to_html(text)
     to_safe_markdown(text)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 def test_text_is_shown_without_what_no_page_can_show() -> None:

@@ -719,11 +719,11 @@ def test_looking_is_cheap_and_decodes_nothing(tmp_path: Path) -> None:
         "http://127.0.0.1/x.png",
         np.zeros((64, 512, 512, 3), bool),
     ]
-    begun = time.perf_counter()
+    begun = time.process_time()
     for _ in range(20):
         answers = [is_picture_like(thing) for thing in things]
     assert answers == [True, True, True, True, False, True]
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_a_column_that_loads_its_items_is_not_loaded_whole() -> None:
@@ -771,12 +771,12 @@ def test_the_same_picture_has_the_same_digest_however_it_comes(tmp_path: Path) -
 def test_a_picture_already_seen_costs_a_hash_and_not_a_decode() -> None:
     data = corpus.encoded(corpus.scene().resize((2000, 1500)), "PNG", compress_level=1)
     seen.forget()
-    begun = time.perf_counter()
+    begun = time.process_time()
     first = to_picture(data)
-    decoding = time.perf_counter() - begun
-    begun = time.perf_counter()
+    decoding = time.process_time() - begun
+    begun = time.process_time()
     again = to_picture(data)
-    assert time.perf_counter() - begun < decoding / 3
+    assert time.process_time() - begun < decoding / 3
     assert again.image is first.image
     assert seen.forget() > 0
     assert to_picture(data).image is not first.image

@@ -649,15 +649,15 @@ def test_no_text_is_slow_to_parse(unit: str) -> None:
 
 
 def test_a_long_prompt_of_many_fields_is_resolved_in_linear_time() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert shown("{a} " * 20_000, {"a": "word"}) == "word " * 20_000
-    assert time.perf_counter() - begun < 3
+    assert time.process_time() - begun < 3
 
 
 def _seconds(text: str) -> float:
-    begun = time.perf_counter()
+    begun = time.process_time()
     parse_prompt(text)
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 @pytest.mark.parametrize(
