@@ -258,10 +258,9 @@ JOINT_MIX: Mix = {
     "edit": 4, "two alike": 4, "conversation": 13, "few-shot": 8, "talk": 2,
 }  # fmt: skip
 LAST_MIX = JOINT_MIX | {
-    "short": 14, "medium": 4, "long": 12, "chart": 2, "pair": 2, "some scenes": 6, "edit": 3,
-    "conversation": 24, "few-shot": 7,
+    "short": 18, "medium": 5, "chart": 2, "some scenes": 7, "edit": 3, "conversation": 20,
 }  # fmt: skip
-JOINT_MIXES = ((0.8, JOINT_MIX), (1.0, LAST_MIX))
+JOINT_MIXES = ((0.45, JOINT_MIX), (1.0, LAST_MIX))
 MIXES = ((0.25, FIRST_MIX), (0.65, EASY_MIX), (1.0, FULL_MIX))
 
 

@@ -60,8 +60,8 @@ this package's own generator of scenes went in: no pictures and no texts from el
 5. The language model and the connector on freshly worded questions about them, easy kinds first: 13 600
    steps of some 250 answers (90 minutes on a machine that was mostly busy). One picture is the shared
    prefix of many questions.
-6. Tower, connector and language model together, 4 600 steps (0.0008 at most) on the same pictures, the head
-   of stage 3 asking beside the questions; conversations twice as often in the last fifth. A tower that was
+6. Tower, connector and language model together, 10 000 steps (0.0008 at most) on the same pictures, the
+   head of stage 3 asking beside the questions; more conversations after the first half. A tower that was
    only asked about single cells leaves an object between two cells to either or both, which is how objects
    were missed and counted twice. What is kept is the exponential mean of the parameters over 500 steps.
 7. Export in bfloat16.
@@ -81,8 +81,9 @@ on the same pictures (0.001 at most, an hour and a half of what other work left 
 nearly half of them questions whose picture stands anywhere among the words; the last 2 000 had more counts
 and captions and no longer asked "What is the lowest thing?" for its shape alone. The mean of the weights
 before and after those 2 000, which was better than either, then went through stage 6 with two processes on
-the Xeon (95 minutes), with a hundred more wordings and whole names ("the red circle") as answers about
-size. The script runs the same stages without the breaks.
+the Xeon, in two pieces: 4 600 steps (95 minutes) with a hundred more wordings and whole names ("the red
+circle") as answers about size, and 5 400 (0.0006 at most, two hours beside other work) with forty wordings
+more and plainer forms in few-shot prompts. The script runs the same stages without the breaks.
 
 ## What it cannot do
 

@@ -54,11 +54,11 @@ _FORMS = (
 
 def _form(rng: Random) -> tuple[str, str]:
     """What stands before and after the fact: a form that people use, or a random one."""
-    if rng.random() < 0.65:
+    if rng.random() < 0.7:
         return rng.choice(_FORMS)
-    before = "".join(rng.choice(_WORDS) + rng.choice(_JOINTS) for _ in range(rng.choice((0, 1, 1, 2))))
+    before = rng.choice(_WORDS) + rng.choice(_JOINTS) if rng.random() < 0.7 else ""
     after = rng.choice(_ENDS)
-    if rng.random() < 0.25:
+    if rng.random() < 0.2:
         after = rng.choice(_JOINTS[:6]) + rng.choice(_WORDS) + after
     return before, after
 

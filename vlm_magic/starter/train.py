@@ -39,7 +39,7 @@ class Recipe:
     n_charts: int = 1_500
     n_edits: int = 6_000
     text_steps: int = 19_000
-    joint_steps: int = 4_600
+    joint_steps: int = 10_000
     small: bool = False
 
 
