@@ -339,7 +339,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Could <a> be <rel> <b><in>?",
         "[My friend|Somebody|She] says <a> is <rel> <b><in>. [Is that so|Is it so|True]?",
         "Did someone [draw|put|place] <a> <rel> <b><in>?",
-        "[Am I wrong if I say|Would it be right to say] that <a> is <rel> <b><in>?",
+        "[Am I right if I say|Would it be right to say] that <a> is <rel> <b><in>?",
         "Looking at it, is <a> <rel> <b><in>?",
         "I see <a> <rel> <b><in>. [Right|Is that right|Do you too]?",
         "Have a look: is <a> <rel> <b><in>?",
