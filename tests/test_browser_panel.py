@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +33,7 @@ from lab import (
     write_notebook,
 )
 from panel_scenes import picture
+from programs import run_module
 from script_vectors import VECTOR_LIST
 
 from vlm_magic.outputs.saved import exchanges_in
@@ -81,17 +81,9 @@ def outputs_of(path: Path, index: int) -> list[dict[str, Any]]:
     return outputs
 
 
-def run_module(lab: Lab, *command: str) -> subprocess.CompletedProcess[str]:
-    """``python -m …`` beside the notebooks, as a person would in a terminal."""
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=lab.folder,
-        env=lab.environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def run_beside(lab: Lab, *command: str) -> subprocess.CompletedProcess[str]:
+    """``python -m …`` beside the notebooks."""
+    return run_module(*command, folder=lab.folder, environment=lab.environment)
 
 
 def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: Any) -> None:
@@ -381,7 +373,7 @@ def test_kernels_without_a_person_show_the_transcript_alone(lab: Lab) -> None:
     path = write_notebook(
         lab.folder / "headless.ipynb", SETUP, "ask(tokens_per_s=0);", "ask('b', 2, tokens_per_s=0);"
     )
-    done = run_module(lab, "jupyter", "execute", "--inplace", path.name)
+    done = run_beside(lab, "jupyter", "execute", "--inplace", path.name)
     assert done.returncode == 0, done.stderr
     notebook = json.loads(path.read_text())
     assert "widgets" not in notebook["metadata"], "no widget state, no second copy of the page's code"
@@ -389,12 +381,12 @@ def test_kernels_without_a_person_show_the_transcript_alone(lab: Lab) -> None:
         assert [set(o["data"]) for o in outputs_of(path, index)] == [
             {"text/html", "text/markdown", "text/plain"}
         ]
-    done = run_module(lab, "jupyter", "nbconvert", "--to", "html", path.name)
+    done = run_beside(lab, "jupyter", "nbconvert", "--to", "html", path.name)
     assert done.returncode == 0, done.stderr
     html = path.with_suffix(".html").read_text()
     assert html.count("vlm-transcript") >= 2
     assert "vlm chat panel" not in html
-    done = run_module(lab, "pytest", "--nbval", "-p", "no:cacheprovider", path.name)
+    done = run_beside(lab, "pytest", "--nbval", "-p", "no:cacheprovider", path.name)
     assert done.returncode == 0, done.stdout[-3000:]
 
 
@@ -407,9 +399,9 @@ def test_a_notebook_saved_by_a_person_converts_and_reruns_strictly(lab: Lab, bro
     notebook["cells"] = notebook["cells"][:2]
     path = lab.folder / "again.ipynb"
     path.write_text(json.dumps(notebook))
-    done = run_module(lab, "jupyter", "nbconvert", "--to", "html", path.name)
+    done = run_beside(lab, "jupyter", "nbconvert", "--to", "html", path.name)
     assert done.returncode == 0, done.stderr[-3000:]
-    done = run_module(lab, "pytest", "--nbval", "-p", "no:cacheprovider", path.name)
+    done = run_beside(lab, "pytest", "--nbval", "-p", "no:cacheprovider", path.name)
     assert done.returncode == 0, done.stdout[-3000:]
     html = path.with_suffix(".html")
     body = re.sub(r"(?s)<(style|script).*?</\1>", "", html.read_text())

@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import run_module
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -86,14 +86,8 @@ def answers(path: Path) -> list[tuple[str, str]]:
 def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """``python -m …`` as a person would; kernels find the package of this checkout."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths, "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTEST_ADDOPTS": ""}
+    done = run_module(*command, folder=folder, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
