@@ -85,14 +85,28 @@ def train(
     pool = Pool.load(work)
 
     # 3. The vision tower learns what stands where; until stage 6 it stays as it is.
-    vision = train_vision(model, pool, work, n_steps=recipe.vision_steps,
-    batch_size=4 if recipe.small else 32,
-                          log=speak, tick=_steps(bar("vision", recipe.vision_steps)))  # fmt: skip
+    vision = train_vision(
+        model,
+        pool,
+        work,
+        n_steps=recipe.vision_steps,
+        batch_size=4 if recipe.small else 32,
+        log=speak,
+        tick=_steps(bar("vision", recipe.vision_steps)),
+    )
 
     # 4. What the tower sees in the pictures of the second stage, written down once.
-    fill_store(model, pool, work, rank, n_parts=recipe.workers, n_scenes=recipe.n_scenes,
-    n_charts=recipe.n_charts,
-               n_edits=recipe.n_edits, progress=_counts(bar("features", 1)))  # fmt: skip
+    fill_store(
+        model,
+        pool,
+        work,
+        rank,
+        n_parts=recipe.workers,
+        n_scenes=recipe.n_scenes,
+        n_charts=recipe.n_charts,
+        n_edits=recipe.n_edits,
+        progress=_counts(bar("features", 1)),
+    )
     _meet()
     store = FeatureStore.load(work)
 
@@ -103,14 +117,36 @@ def train(
     def export() -> None:
         save_folder(model, tokenizer, out)
 
-    text = train_text(model, tokenizer, store, work / "text.pt", n_steps=recipe.text_steps,
-    small=recipe.small, log=speak,
-                      tick=_steps(bar("text", recipe.text_steps)), on_save=export)  # fmt: skip
+    text = train_text(
+        model,
+        tokenizer,
+        store,
+        work / "text.pt",
+        n_steps=recipe.text_steps,
+        small=recipe.small,
+        log=speak,
+        tick=_steps(bar("text", recipe.text_steps)),
+        on_save=export,
+    )
 
     # 6. Tower and language model learn on together, gently, from the pictures themselves.
-    joint = train_text(model, tokenizer, store, work / "joint.pt", n_steps=recipe.joint_steps,
-    mixes=JOINT_MIXES, lr=0.0008, rest_lr=0.0008, with_tower=True, horizon=500, small=recipe.small,
-    stage="joint", log=speak, tick=_steps(bar("joint", recipe.joint_steps)), on_save=export)  # fmt: skip
+    joint = train_text(
+        model,
+        tokenizer,
+        store,
+        work / "joint.pt",
+        n_steps=recipe.joint_steps,
+        mixes=JOINT_MIXES,
+        lr=0.0008,
+        rest_lr=0.0008,
+        with_tower=True,
+        horizon=500,
+        small=recipe.small,
+        stage="joint",
+        log=speak,
+        tick=_steps(bar("joint", recipe.joint_steps)),
+        on_save=export,
+    )
 
     # 7. The folder that ships.
     if rank == 0:
