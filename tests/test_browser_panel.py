@@ -357,11 +357,11 @@ def test_dark_and_narrow_and_without_a_panel(lab: Lab, browser: Any) -> None:
 
 
 def test_without_the_widget_extension_the_answer_streams_all_the_same(lab: Lab, browser: Any) -> None:
-    write_notebook(lab.folder / "bare.ipynb", SETUP, "ask('word ' * 160, tokens_per_s=20)", "print(1)")
+    write_notebook(lab.folder / "bare.ipynb", SETUP, "ask('word ' * 160, tokens_per_s=8)", "print(1)")
     with browser_page(lab, "bare.ipynb", browser=browser, block="**/extensions/anywidget/**") as page:
         run_cell(page, 0)
         run_cell(page, 1, wait=False)
-        page.wait_for_selector(".vlm-transcript pre:has-text('word word')", timeout=10_000)
+        page.wait_for_selector(".vlm-transcript pre:has-text('word word')")
         assert page.locator(".vlm-proof").count() == 0, "while it is under way"
         wait_idle(page)
         assert output_text(page, 1).count("word") == 160

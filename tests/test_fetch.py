@@ -383,7 +383,7 @@ def test_a_slow_resolver_does_not_pass_the_deadline(
     begun = time.monotonic()
     with pytest.raises(FetchTimeoutError):
         fetch_picture_bytes("http://slow.example/a.png", limits=limits)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     done.set()
 
 
@@ -622,7 +622,7 @@ def test_an_interrupt_ends_all_downloads_at_once(server: HostileServer, limits: 
         fetch_side_by_side(
             [server.url("/drip?1"), server.url("/hang?2")], limits=replace(limits, deadline_s=30)
         )
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     time.sleep(0.2)
     assert not [thread for thread in threading.enumerate() if thread.name == "vlm_magic-fetch"]
 

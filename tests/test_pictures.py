@@ -83,7 +83,7 @@ def test_no_broken_file_does_more_than_a_clear_error(tmp_path: Path) -> None:
     times = []
     for file in corpus.broken_files():
         for way, obj in ways(file, tmp_path).items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             try:
                 found = pixels(obj)
             except VLMError as exc:
@@ -96,7 +96,7 @@ def test_no_broken_file_does_more_than_a_clear_error(tmp_path: Path) -> None:
                 assert not file.must_fail, file.name
                 if file.seen is not None:
                     assert difference(found, file.seen) <= file.tolerance
-            times.append(time.perf_counter() - begun)
+            times.append(time.process_time() - begun)
     print(f"\n{sum(counts.values())} broken files: {dict(counts)}")
     print(f"slowest {max(times):.2f} s, 99 % under {np.percentile(times, 99):.3f} s")
     assert sum(counts.values()) > 3000

@@ -63,7 +63,7 @@ def use_fake(terminal: Terminal, words: str, seconds_per_token: float) -> None:
 
 def test_words_stream_as_they_come(terminal: Terminal) -> None:
     """The first words are on the screen while the last ones have not been said."""
-    use_fake(terminal, "alpha beta gamma delta epsilon omega", 0.3)
+    use_fake(terminal, "alpha beta gamma delta epsilon omega", 0.8)
     terminal.child.sendline("%vlm What is in {cat}?")
     terminal.child.expect("alpha")
     with pytest.raises(pexpect.TIMEOUT):
