@@ -258,9 +258,9 @@ JOINT_MIX: Mix = {
     "edit": 4, "two alike": 4, "conversation": 13, "few-shot": 8, "talk": 2,
 }  # fmt: skip
 LAST_MIX = JOINT_MIX | {
-    "short": 18, "medium": 5, "chart": 2, "some scenes": 7, "edit": 3, "conversation": 20,
+    "short": 18, "medium": 5, "chart": 2, "pair": 5, "some scenes": 10, "edit": 3, "conversation": 20,
 }  # fmt: skip
-JOINT_MIXES = ((0.45, JOINT_MIX), (1.0, LAST_MIX))
+JOINT_MIXES = ((0.25, JOINT_MIX), (1.0, LAST_MIX))
 MIXES = ((0.25, FIRST_MIX), (0.65, EASY_MIX), (1.0, FULL_MIX))
 
 

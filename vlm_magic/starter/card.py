@@ -55,13 +55,14 @@ this package's own generator of scenes went in: no pictures and no texts from el
 2. A pool of 6 000 pictures drawn by matplotlib; all others are drawn while training.
 3. The vision tower with a throw-away head that names what stands in each of 6 x 6 cells: 4 800 steps of 64
    pictures (20 minutes). It is frozen until stage 6.
-4. Its features of some 50 000 pictures, written to disk with the pictures: 24 000 scenes and plots, 3 000 +
-   3 000 bar charts, 12 000 scenes with a copy in which one thing changed.
+4. Its features of some 56 000 pictures, written to disk with the pictures: 24 000 scenes and plots, 6 000
+   scenes of objects that are easily taken for each other, 3 000 + 3 000 bar charts, 12 000 scenes with a
+   copy in which one thing changed.
 5. The language model and the connector on freshly worded questions about them, easy kinds first: 13 600
    steps of some 250 answers (90 minutes on a machine that was mostly busy). One picture is the shared
    prefix of many questions.
-6. Tower, connector and language model together, 10 000 steps (0.0008 at most) on the same pictures, the
-   head of stage 3 asking beside the questions; more conversations after the first half. A tower that was
+6. Tower, connector and language model together, 21 100 steps (0.0008 at most) on the same pictures, the
+   head of stage 3 asking beside the questions; more conversations after the first quarter. A tower that was
    only asked about single cells leaves an object between two cells to either or both, which is how objects
    were missed and counted twice. What is kept is the exponential mean of the parameters over 500 steps.
 7. Export in bfloat16.
@@ -81,9 +82,12 @@ on the same pictures (0.001 at most, an hour and a half of what other work left 
 nearly half of them questions whose picture stands anywhere among the words; the last 2 000 had more counts
 and captions and no longer asked "What is the lowest thing?" for its shape alone. The mean of the weights
 before and after those 2 000, which was better than either, then went through stage 6 with two processes on
-the Xeon, in two pieces: 4 600 steps (95 minutes) with a hundred more wordings and whole names ("the red
-circle") as answers about size, and 5 400 (0.0006 at most, two hours beside other work) with forty wordings
-more and plainer forms in few-shot prompts. The script runs the same stages without the breaks.
+the Xeon, in three pieces: 4 600 steps (95 minutes) with a hundred more wordings and whole names ("the red
+circle") as answers about size; 5 400 (0.0006 at most, two hours beside other work) with forty wordings more
+and plainer forms in few-shot prompts; and 11 100 (0.0006 at most, four hours) with two hundred and forty
+wordings more, more questions about two pictures and, in the last 3 850, 24 000 fresh pictures, most of them
+of objects that are easily taken for each other: what was still wrong was wrong in these. The script runs
+the same stages without the breaks.
 
 ## What it cannot do
 

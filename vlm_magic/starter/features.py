@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,7 @@ def fill_store(
     *,
     n_parts: int = 1,
     n_scenes: int,
+    n_alike: int,
     n_charts: int,
     n_edits: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -127,6 +129,7 @@ def fill_store(
         part: Number of this part; seeds it.
         n_parts: How many parts there are.
         n_scenes: Scenes to draw.
+        n_alike: Scenes to draw whose objects are easily taken for each other.
         n_charts: Charts to draw with PIL.
         n_edits: Scenes to draw together with an edited copy.
         progress: Gets the number of pictures done, and of all.
@@ -143,6 +146,7 @@ def fill_store(
         plan_scene(rng, n_objects=rng.choices((0, 1, 2, 3, 4, 5, 6), (1.5, 20, 26, 24, 18, 7, 3.5))[0])
         for _ in range(n_scenes)
     ]
+    truths += [_plan_alike(rng) for _ in range(n_alike)]
     truths += [plan_chart(rng) for _ in range(n_charts)]
     for _ in range(n_edits):
         before, after, kind, sentence = plan_edit(rng)
@@ -175,3 +179,22 @@ def fill_store(
     drawn.flush()
     path.with_suffix(".pickle").write_bytes(pickle.dumps((truths, edits)))
     (folder / f"part_{part}.npy").rename(path)
+
+
+def _plan_alike(rng: Random) -> Scene:
+    """A scene of three or four objects, two of one kind, or three of one shape or colour.
+
+    Where objects are missed or counted twice, it is in these; chance makes one scene in twelve so.
+    """
+    while True:
+        scene = plan_scene(rng, n_objects=3 if rng.random() < 0.68 else 4, distinct=False)
+        kinds, shapes, colours = (
+            max(Counter(words).values(), default=0)
+            for words in (
+                [thing.kind for thing in scene.objects],
+                [thing.shape for thing in scene.objects],
+                [thing.colour for thing in scene.objects],
+            )
+        )
+        if len(scene.objects) >= 3 and (kinds >= 2 or shapes >= 3 or colours >= 3):
+            return scene

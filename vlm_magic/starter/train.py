@@ -3,7 +3,7 @@
 Reads top to bottom in seven numbered stages; each leaves its result in the work folder and is skipped or
 taken up there when the script runs again. Seeded: the same stages on the same machine give the same losses.
 
-On two CPU cores the whole takes about three and a half hours; `--device cuda` runs the same steps on a GPU
+On two CPU cores the whole takes about ten hours; `--device cuda` runs the same steps on a GPU
 (not measured); `--smoke` a few steps of everything in seconds. Neighbours: every stage lives in a module of
 its own, this one only puts them in order.
 """
@@ -36,14 +36,15 @@ class Recipe:
     n_pool: int = 3_000
     vision_steps: int = 4_800
     n_scenes: int = 9_000
+    n_alike: int = 3_000
     n_charts: int = 1_500
     n_edits: int = 6_000
     text_steps: int = 19_000
-    joint_steps: int = 10_000
+    joint_steps: int = 21_100
     small: bool = False
 
 
-SMOKE = Recipe(1, "cpu", 300, 6, 3, 40, 6, 20, 4, 2, small=True)
+SMOKE = Recipe(1, "cpu", 300, 6, 3, 40, 10, 6, 20, 4, 2, small=True)
 
 
 def train(
@@ -103,6 +104,7 @@ def train(
         rank,
         n_parts=recipe.workers,
         n_scenes=recipe.n_scenes,
+        n_alike=recipe.n_alike,
         n_charts=recipe.n_charts,
         n_edits=recipe.n_edits,
         progress=_counts(bar("features", 1)),
