@@ -146,8 +146,8 @@ def _wear(picture: Image.Image, style: Style) -> Image.Image:
     if style.noise:
         bytes_ = np.frombuffer(np.random.default_rng(style.seed).bytes(pixels.size), np.uint8)
         levels = np.rint(style.noise * _DEVIATES).astype(np.int16)  # (256,)
-        pixels += levels[bytes_].reshape(pixels.shape)
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        pixels += levels.take(bytes_).reshape(pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255, out=pixels).astype(np.uint8))
 
 
 def to_square(picture: Image.Image, side_px: int = 96) -> Image.Image:
