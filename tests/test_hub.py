@@ -141,12 +141,12 @@ said = tried(lambda: load_model("somebody/large", on_progress=lambda *stage: see
                                 is_stopped=lambda: len(seen) > 2))
 print(json.dumps([said, time.perf_counter() - began, len(seen)]))
 """
-    with serve(repos, slow_s=0.002) as hub:
+    with serve(repos, slow_s=0.01) as hub:
         (kind, said), seconds, n_seen = child(hub, tmp_path, script)
     assert kind == "ModelLoadError"
     assert "was stopped" in said
     assert n_seen < 50
-    assert seconds < 15
+    assert seconds < 45, "the whole download would take a minute"
 
 
 def test_a_hub_that_is_gone_leaves_the_cache(downloaded: tuple[FakeHub, Path, Any]) -> None:

@@ -43,6 +43,9 @@ _ALLOCATOR_WORDS = (
     "std::bad_alloc",
     "failed to allocate",
 )
+# oneDNN (x86 CPUs) says no more than this where memory for a new kernel ran out; with more words after it
+# ("… descriptor for …") it means something that it cannot compute at all.
+_ONEDNN_WORDS = "could not create a primitive"
 _NO_LIMIT = 1 << 60  # cgroups write a number of about this size for "no limit"
 
 
@@ -262,7 +265,7 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         if isinstance(cause, (RuntimeError, OSError)):
             words = str(cause).lower()
-            if any(word in words for word in _ALLOCATOR_WORDS):
+            if words.strip() == _ONEDNN_WORDS or any(word in words for word in _ALLOCATOR_WORDS):
                 return True
     return False
 
