@@ -2,16 +2,16 @@
 
 A prompt that says ``<image>`` or ``<|im_end|>`` in words must reach the model as those letters. The way:
 before the chat template each such word is replaced by one private-use character (`Mask.hide`); the template
-and the processor then see none of it; at the moment the processor calls its tokenizer, `GuardedTokenizer`
+and the processor then see none of it; when the processor calls its tokenizer, `GuardedTokenizer`
 writes the token ids of the letters in place of the character.
 
 "Exact" means: the ids are those that the tokenizer would give if it had no added tokens at all. Whether
 that can be done is checked on every prompt, not assumed (see `_encode_exactly`); where it cannot, a
-zero-width space goes between the first two letters, which reads the same and is no control token, and a
+zero-width space goes between the first two letters, which looks the same but is no control token, and a
 note says so.
 
-Knows tokenizers, not models, pictures or turns. Neighbours: `prompting` uses it, `families` names further
-tokens.
+Knows tokenizers, not models, pictures or turns. Neighbours: `prompts.prepare` uses it, `families` names
+more tokens.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _LOOKS_LIKE_CONTROL = re.compile(r"<\|.*\|>", re.DOTALL)
 
 
 class ControlTokens:
-    """The words that mean something else than themselves to one tokenizer.
+    """The words that one tokenizer reads as something other than their letters.
 
-    These are its special tokens, the placeholders that processor or config name, added tokens of the form
-    ``<|…|>``, those that stand in the chat template, and those that the family's pattern adds. Other added
+    These are its special tokens, the placeholders that the processor or the config names, added tokens of
+    the form ``<|…|>`` or from the chat template, and what the family's pattern matches. Other added
     tokens (runs of spaces, HTML tags in Gemma's vocabulary) are ordinary words.
 
     Args:
         tokenizer: a transformers tokenizer.
         named: further control words (``processor.image_token`` and the like).
-        template: the chat template; added tokens that stand in it are control words.
+        template: the chat template; added tokens that occur in it are control words.
         pattern: a regular expression for further ones, or "".
 
     Attributes:
@@ -76,15 +76,15 @@ class ControlTokens:
         self._added_pattern = _alternatives(self.added)
 
     def find(self, text: str) -> list[str]:
-        """The control words in ``text``, in order, repeated ones repeated."""
+        """The control words in ``text``, in order, duplicates included."""
         return self._pattern.findall(text) if self._pattern is not None else []
 
     def split(self, text: str) -> list[tuple[int, int, int | None]]:
         """Cut a text at the tokenizer's added tokens.
 
         Returns:
-            Pieces (start, end, token id), the id None for a run of ordinary text; characters that a token
-            swallows with it (``lstrip``, ``rstrip``) are in its piece.
+            Pieces (start, end, token id), the id None for a run of ordinary text; white space that a token
+            absorbs (``lstrip``, ``rstrip``) belongs to its piece.
         """
         pieces: list[tuple[int, int, int | None]] = []
         last = 0
@@ -95,7 +95,7 @@ class ControlTokens:
                 start = last + len(text[last:start].rstrip())
             if token.rstrip:
                 end += len(text[end:]) - len(text[end:].lstrip())
-            if start < last:  # the token before has swallowed it
+            if start < last:  # the token before has absorbed it
                 continue
             if last < start:
                 pieces.append((last, start, None))
@@ -122,7 +122,7 @@ class ControlTokens:
         return None if set(ids) & set(self.ids.values()) else ids
 
     def _bare_backend(self) -> Any:
-        """The tokenizer without its added tokens (but for the anchor); made once, when first needed."""
+        """The tokenizer without its added tokens (except the anchor); made once, on first use."""
         if self._bare is None:
             backend = getattr(self._tokenizer, "backend_tokenizer", None)
             if backend is None or getattr(self._tokenizer, "backend", "tokenizers") != "tokenizers":
@@ -157,7 +157,7 @@ class Mask:
     _taken: set[str] = field(default_factory=set)
 
     def reserve(self, texts: Iterable[str]) -> None:
-        """Never choose a character that one of ``texts`` already has."""
+        """Never choose a character that occurs in ``texts``."""
         for text in texts:
             if not text.isascii():
                 self._taken.update(c for c in text if ord(c) >= _FIRST_MASK)
@@ -181,11 +181,11 @@ class Mask:
         return chr(code)
 
     def is_in(self, text: str) -> bool:
-        """Whether ``text`` has a replaced word."""
+        """Whether a hidden word is in ``text``."""
         return not text.isascii() and any(character in text for character in self.hidden)
 
     def reveal(self, text: str) -> str:
-        """The text with its own letters again."""
+        """The text with its hidden words in letters again."""
         if not self.is_in(text):
             return text
         return text.translate({ord(c): letters for c, letters in self.hidden.items()})
@@ -218,10 +218,10 @@ class _Encoded:
 
 
 class GuardedTokenizer:
-    """Stands in for a processor's tokenizer during one call: keeps what it saw, puts hidden words back in.
+    """Stands in for a processor's tokenizer during one call: records its texts, spells hidden words out.
 
-    Everything but calling it is passed on, so a processor does not notice. Not for use by two threads at
-    once; a new one is made for each prompt.
+    Everything but the call itself is passed on, so a processor does not notice. Not thread-safe; a new one
+    is made for each prompt.
 
     Attributes:
         mask: the words that are hidden.
@@ -266,7 +266,7 @@ class GuardedTokenizer:
         return found
 
     def _encode_guarded(self, batch: Sequence[str], options: dict[str, Any]) -> Any:
-        """Each sample by itself, then padded together."""
+        """Encode each sample by itself, then pad them together."""
         add_special = options.get("add_special_tokens", True)
         self._encoded = [
             self._encode_exactly(sample, add_special) or self._encode_apart(sample, add_special)

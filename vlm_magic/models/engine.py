@@ -2,77 +2,69 @@
 
 Three storeys, each public: `LocalEngine.start` queues an answer and returns its handle,
 `LocalEngine.stream` yields its chunks, `LocalEngine.generate` waits for its reply. How a family
-wants its inputs is `families`' business, what fits in memory is `memory`'s; no cells, no widgets here.
+wants its inputs is the business of `prompts`, what fits in memory that of `memory`; the worker's side of an
+answer is in `decoding.answers`. No cells, no widgets here.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from transformers import LogitsProcessor
 
-from vlm_magic.errors import (
-    GenerationError,
-    ModelError,
-    OptionError,
-    PromptError,
-    VLMError,
-)
+from vlm_magic.errors import OptionError, PromptError
 from vlm_magic.messages import (
+    Ability,
+    About,
     Bill,
     Chunk,
     Picture,
     Progress,
     Reply,
+    Score,
     Settings,
     Turn,
     Turns,
     turns_now,
 )
-from vlm_magic.models import families, memory
-from vlm_magic.models.batch import BatchRun
-from vlm_magic.models.choosing import choose_reply
-from vlm_magic.models.generation import Generation, Stopped, WorkQueue
+from vlm_magic.models.checkpoints.loading import about_loaded
+from vlm_magic.models.decoding.answers import Worker
+from vlm_magic.models.decoding.continuing import check_can_continue
+from vlm_magic.models.decoding.grammar import check_grammar, is_whole
+from vlm_magic.models.decoding.scoring import score_choices
+from vlm_magic.models.decoding.shared_batch import rows_that_fit
+from vlm_magic.models.decoding.step.figures import speed_words, way_words
 from vlm_magic.models.identity import identity_of
-from vlm_magic.models.loading import Loaded, LoadOptions, load_model
-from vlm_magic.models.reuse import Reuse
-from vlm_magic.models.run import Run
-from vlm_magic.models.sampling import hooks_on_layers
-from vlm_magic.models.scoring import Score, score_choices
-from vlm_magic.models.state import weights_of
-from vlm_magic.models.threads import useful_threads
-from vlm_magic.models.tiles import tile_grids
-from vlm_magic.models.together import TogetherRun, rows_that_fit
-from vlm_magic.starter import scope
+from vlm_magic.models.loaded import Loaded
+from vlm_magic.models.prompts.bill import bill_of
+from vlm_magic.models.resident import Resident
+from vlm_magic.uninterrupted import run_apart
+from vlm_magic.work_queue import Generation
 
 __all__ = ["LocalEngine"]
 
+_ABILITIES: frozenset[Ability] = frozenset(
+    {"scores", "batches", "constrains", "continues", "counts", "remembers", "here"}
+)
 
-class LocalEngine:
+
+class LocalEngine(Resident):
     """A loaded model with its queue of answers.
 
     Args:
-        loaded: what `vlm_magic.models.loading.load_model` returned.
+        loaded: what `vlm_magic.models.checkpoints.loading.load_model` returned.
+        name: how people call it; the model's own name if not given.
 
     Attributes:
         loaded: the model, its processor and how it was loaded; None after `close`.
-        last_reply: the newest reply, for the status.
         reuse: what it has computed before, kept for prompts that begin alike.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
-        self.loaded: Loaded | None = loaded
-        self.last_reply: Reply | None = None
-        self.reuse = Reuse(loaded)
-        self._name = loaded.name
-        self._queue = WorkQueue(loaded.name)
-        self._told_scope = False
-        self._away: tuple[str, LoadOptions] | None = None
-        self._as_loaded = weights_of(loaded.model)
+    def __init__(self, loaded: Loaded, name: str | None = None) -> None:
+        super().__init__(loaded, name or loaded.name)
+        self._worker = Worker(self._name)
 
     @property
     def name(self) -> str:
@@ -80,9 +72,43 @@ class LocalEngine:
         return self._name
 
     @property
-    def is_closed(self) -> bool:
-        """Whether the model was unloaded."""
-        return self.loaded is None
+    def abilities(self) -> frozenset[Ability]:
+        """What it can do beyond answering; nothing while its model is away."""
+        return _ABILITIES if self.loaded is not None else frozenset()
+
+    @property
+    def host(self) -> str:
+        """It answers in this process."""
+        return ""
+
+    @property
+    def last_reply(self) -> Reply | None:
+        """The newest reply, for the status."""
+        return self._worker.last_reply
+
+    @property
+    def about(self) -> About:
+        """What the model is, how it computes, how fast it was and what it keeps."""
+        loaded, last = self._resident(), self.last_reply
+        speed = speed_words(loaded.model, last.tokens_per_s, loaded.device) if last else ""
+        return about_loaded(loaded, way_words(loaded.model), speed, self.reuse.n_bytes)
+
+    def check(self, settings: Settings) -> None:
+        """Raise where the tokenizer cannot be held to the form that the answer shall have.
+
+        Raises:
+            ModelError: it was unloaded.
+            ModelKindError: the tokenizer cannot be read byte by byte.
+            OptionError: the form is not understood, or no text fits it.
+        """
+        loaded = self._resident()
+        if settings.grammar:
+            check_grammar(loaded, settings.grammar)
+
+    def is_whole(self, reply: Reply, settings: Settings) -> bool:
+        """Whether a reply that was cut off had said everything that its form lets it say."""
+        said = reply.token_ids[reply.n_thinking_tokens :]
+        return bool(said) and is_whole(self._resident(), settings.grammar, said)
 
     @property
     def model(self) -> Any:
@@ -111,13 +137,39 @@ class LocalEngine:
         Raises:
             ModelError: the engine was closed.
         """
+        more = {"logits_processors": logits_processors}
+        return self._queued(turns, settings, more, on_end, on_progress)
+
+    def continue_from(
+        self,
+        reply: Reply,
+        turns: Turns,
+        settings: Settings | None = None,
+        *,
+        on_end: Callable[[Reply], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Generation:
+        """Queue the rest of an answer that was cut off; see `vlm_magic.messages.Continues`.
+
+        Raises:
+            ModelError: the engine was closed.
+            OptionError: an answer that was chosen, or searched for with beams.
+        """
+        check_can_continue(self.in_effect(settings))
+        return self._queued(turns, settings, {"before": reply}, on_end, on_progress)
+
+    def _queued(
+        self, turns: Turns, settings: Settings | None, more: dict[str, Any], *told: Any
+    ) -> Generation:
+        """Put an answer in line; ``more`` is for `Worker.answer`, ``told`` are on_end and on_progress."""
         self._resident()
-        how = self._settings(settings)
-        return self._queue.submit(
-            lambda generation: self._answer(generation, turns_now(turns), how, logits_processors),
-            on_end=on_end,
-            on_progress=on_progress,
-        )
+        how = self.in_effect(settings)
+
+        def work(generation: Generation) -> Reply:
+            loaded = self._resident()
+            return self._worker.answer(loaded, self.reuse, generation, turns_now(turns), how, **more)
+
+        return self._queue.submit(work, on_end=told[0], on_progress=told[1])
 
     def stream(self, turns: Turns, settings: Settings | None = None) -> Iterator[Chunk]:
         """The chunks of an answer; the last one carries the reply. Closing the iterator stops it."""
@@ -139,7 +191,7 @@ class LocalEngine:
         Raises:
             OptionError: neither sampling nor enough beams were asked for, so all would be the same.
         """
-        how = self._settings(settings)
+        how = self.in_effect(settings)
         if n_answers > 1 and not how.is_sampling and how.beams < n_answers:
             raise OptionError(
                 f"{n_answers} greedy answers would all be the same",
@@ -156,13 +208,14 @@ class LocalEngine:
         They may have different numbers of pictures; where the family's processor cannot mix them,
         they are answered one after the other. The times of a reply are those of the whole batch.
         """
-        return self._in_batch(conversations, self._settings(settings), 1)
+        return self._in_batch(conversations, self.in_effect(settings), 1)
 
     def rows_at_once(self, turns: Sequence[Turn], settings: Settings | None = None) -> int:
         """How many conversations like this one a batch should have on this machine."""
         loaded = self._resident()
         n_tokens = self.bill(turns, settings).n_tokens
-        return rows_that_fit(loaded, n_tokens, self._settings(settings))
+        assert n_tokens is not None  # of a model here
+        return rows_that_fit(loaded, n_tokens, self.in_effect(settings))
 
     @property
     def identity(self) -> dict[str, str]:
@@ -185,9 +238,11 @@ class LocalEngine:
             ModelError: the engine was closed.
         """
         self._resident()
-        how = self._settings(settings)
+        how = self.in_effect(settings)
         return self._queue.submit(
-            lambda generation: self._answer_batch(generation, conversations, how, 1)[-1]
+            lambda generation: self._worker.answer_rows(
+                self._resident(), self.reuse, generation, conversations, how, 1
+            )[-1]
         )
 
     def _in_batch(
@@ -196,44 +251,18 @@ class LocalEngine:
         replies: list[Reply] = []
 
         def work(generation: Generation) -> Reply:
-            replies.extend(self._answer_batch(generation, conversations, settings, n_answers))
+            loaded = self._resident()
+            replies.extend(
+                self._worker.answer_rows(loaded, self.reuse, generation, conversations, settings, n_answers)
+            )
             return replies[-1]
 
         for _ in self._queue.submit(work):
             pass
+        if not replies:  # stopped before its turn came
+            nothing = Reply("", finish_reason="interrupted", model=self._name)
+            return (nothing,) * (len(conversations) * n_answers)
         return tuple(replies)
-
-    def _answer_batch(
-        self,
-        generation: Generation,
-        conversations: Sequence[Sequence[Turn]],
-        settings: Settings,
-        n_answers: int,
-    ) -> list[Reply]:
-        """Answer side by side where the family can, else one after the other; runs in the worker."""
-        loaded = self._resident()
-        with self._at_work(loaded):
-            is_batchable = loaded.family.is_batchable or len(conversations) == 1
-            if is_batchable and not settings.choices:
-                with suppress(PromptError):
-                    if self._can_share(conversations, settings, n_answers):
-                        together = TogetherRun(
-                            loaded, self.reuse, conversations, settings, generation, _teller(generation)
-                        )
-                        if together.can_run:
-                            return together.generate()
-                    run = BatchRun(loaded, conversations, settings, generation, n_answers)
-                    return _told(generation, run.generate())
-            replies: list[Reply] = []
-            for turns in conversations:
-                replies += _told(generation, [self._answer(generation, tuple(turns), settings)], len(replies))
-        return replies
-
-    def _can_share(self, conversations: Sequence[Sequence[Turn]], settings: Settings, n_answers: int) -> bool:
-        """Whether a batch can be computed together: see `TogetherRun`."""
-        family = self._resident().family
-        is_plain = n_answers == 1 and settings.beams == 1 and len(conversations) > 1
-        return is_plain and family.reuse == "features" and self.reuse.is_able
 
     def score(
         self,
@@ -258,184 +287,24 @@ class LocalEngine:
         if not choices:
             raise PromptError("no choices to score", hint='score(turns, ["yes", "no"])')
         self._resident()
-        how = self._settings(settings)
-        scores: list[Score] = []
-
-        def work(generation: Generation) -> Reply:
-            def leave_if_stopped() -> None:
-                if generation.is_stopped:
-                    raise Stopped
-
-            loaded = self._resident()
-            with self._at_work(loaded), hooks_on_layers(loaded.model, lambda *_: leave_if_stopped()):
-                scored = score_choices(
-                    loaded,
-                    self.reuse,
-                    turns_now(turns),
-                    choices,
-                    how,
-                    with_end=with_end,
-                    check=leave_if_stopped,
-                )
-                scores.extend(scored.scores)
-            return Reply(max(scores, key=lambda score: score.log_probability).choice, model=self.name)
-
-        for _ in self._queue.submit(work):
-            pass
-        return tuple(scores)
+        how = self.in_effect(settings)
+        return self.borrow(
+            lambda loaded, leave: (
+                score_choices(
+                    loaded, self.reuse, turns_now(turns), choices, how, with_end=with_end, check=leave
+                ).scores
+            )
+        )
 
     def bill(self, turns: Sequence[Turn], settings: Settings | None = None) -> Bill:
         """What the prompt would be and cost; generates nothing."""
-        loaded = self._resident()
-        prepared = families.prepare(loaded, turns, settings or Settings())
-        return Bill(
-            n_tokens=int(prepared.inputs["input_ids"].shape[1]),
-            picture_tokens=tuple(prepared.n_picture_tokens),
-            context_tokens=families.context_tokens(loaded),
-            rendered=prepared.rendered,
-            notes=tuple(prepared.notes),
-            picture_grids=tile_grids(loaded, prepared, turns),
-        )
+        loaded, how = self._resident(), settings or Settings()
+        return run_apart(lambda _: bill_of(loaded, turns, how))
 
-    @contextmanager
-    def from_nothing(self) -> Iterator[None]:
-        """Answers within compute everything anew, for fair times; what was kept is there again afterwards."""
-        own = self.reuse
-
-        def use(reuse: Reuse) -> None:
-            self.reuse = reuse
-
-        self._between_answers(lambda: use(own.emptied()))
-        try:
-            yield
-        finally:
-            self._between_answers(lambda: use(own))
-
-    def put_away(self) -> int:
-        """Give the memory back for a while, after what runs and waits; the number of bytes that were freed.
-
-        Until `bring_back` it answers with an error. Not for weights that were changed in place: they are
-        read again from where they came from (see `is_as_loaded`).
-        """
-        freed = [0]
-
-        def release() -> None:
-            loaded, self.loaded = self._resident(), None
-            self._away = (loaded.name, loaded.options)
-            self.reuse.clear()
-            freed[0] = memory.release(loaded)
-
-        self._between_answers(release)
-        return freed[0]
-
-    def bring_back(self) -> None:
-        """Load again what was put away; nothing where nothing was.
-
-        Raises:
-            ModelError: it does not load any more.
-        """
-        if self._away is None or self.loaded is not None:
-            return
-        loaded = load_model(*self._away)
-        self.loaded, self.reuse, self._away = loaded, Reuse(loaded), None
-        self._as_loaded = weights_of(loaded.model)
-
-    @property
-    def is_as_loaded(self) -> bool:
-        """Whether the weights are those of the checkpoint: not trained, replaced or added to since."""
-        return self.loaded is not None and weights_of(self.loaded.model) == self._as_loaded
-
-    def _between_answers(self, change: Callable[[], None]) -> None:
-        """Do something in the worker, when no answer is under way."""
-
-        def work(generation: Generation) -> Reply:
-            change()
-            return Reply("")
-
-        self._queue.submit(work).wait()
-
-    def close(self) -> int:
-        """Unload: stop what runs, give the memory back; the number of bytes that were freed."""
-        if self.loaded is None:
-            return 0
-        self._queue.close()
-        loaded, self.loaded = self.loaded, None
-        self.reuse.clear()
-        return memory.release(loaded)
-
-    def _settings(self, settings: Settings | None) -> Settings:
-        """The settings, with the checkpoint's own sampling where the model was loaded to use it."""
+    def in_effect(self, settings: Settings | None) -> Settings:
+        """The settings as it answers them: with the checkpoint's own sampling where it was loaded so."""
         how = settings or Settings()
         is_drawn = not how.is_sampling and how.beams == 1 and not how.choices
         if self._resident().options.sampling and is_drawn:
             return replace(how, sampling=True)
         return how
-
-    def _resident(self) -> Loaded:
-        if self.loaded is None:
-            raise ModelError(f"{self._name} was unloaded", hint="%vlm_load, or vlm_magic.load()")
-        return self.loaded
-
-    def _answer(
-        self,
-        generation: Generation,
-        turns: tuple[Turn, ...],
-        settings: Settings,
-        logits_processors: Sequence[LogitsProcessor] = (),
-    ) -> Reply:
-        """Prepare, generate, sum up; runs in the worker."""
-        loaded = self._resident()
-        began = time.perf_counter()
-        with self._at_work(loaded):
-            generation.report(Progress("pictures"))
-            if settings.choices:
-                reply = choose_reply(loaded, self.reuse, turns, settings, generation, began)
-                generation.push(Chunk(reply.text))
-            else:
-                prepared = self.reuse.prepare(turns, settings)
-                families.check_length(loaded, int(prepared.inputs["input_ids"].shape[1]))
-                pictures = [picture for turn in turns for picture in turn.pictures]
-                run = Run(loaded, prepared, settings, generation, began, logits_processors)
-                reply = run.generate(self.reuse, pictures)
-        if self._is_photograph_news(turns[-1].pictures):
-            reply = replace(reply, notes=(*reply.notes, scope.REMARK))
-        self.last_reply = reply
-        return reply
-
-    def _is_photograph_news(self, pictures: Sequence[Picture]) -> bool:
-        """Whether the starter is asked about a photograph for the first time."""
-        if self._name != "starter" or self._told_scope or all(scope.looks_drawn(p.rgb) for p in pictures):
-            return False
-        self._told_scope = True
-        return True
-
-    @contextmanager
-    def _at_work(self, loaded: Loaded) -> Iterator[None]:
-        """Do the model's work: what fails becomes one of our errors; out of memory empties the stores."""
-        try:
-            with useful_threads(loaded):
-                yield
-        except VLMError:
-            raise
-        except Exception as error:
-            if memory.is_out_of_memory(error):
-                self.reuse.clear()
-                raise memory.out_of_memory(error, loaded, what=f"{loaded.name} ran out of memory") from None
-            raise GenerationError(
-                f"{loaded.name} failed while answering: {type(error).__name__}: {error}",
-                hint="VLM_MAGIC_TRACEBACK=1 in the environment shows where",
-            ) from error
-
-
-def _teller(generation: Generation) -> Callable[[int, Reply], None]:
-    """Hands out a finished reply as its row's chunk."""
-    return lambda row, reply: generation.push(Chunk("", reply.n_new_tokens, reply, row))
-
-
-def _told(generation: Generation, replies: list[Reply], first: int = 0) -> list[Reply]:
-    """Hand out each finished reply of these rows."""
-    tell = _teller(generation)
-    for row, reply in enumerate(replies, start=first):
-        if reply.finish_reason != "interrupted":
-            tell(row, reply)
-    return replies

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vlm_magic.models.loading import Loaded
+from vlm_magic.models.loaded import Loaded
 
 __all__ = ["identity_of"]
 

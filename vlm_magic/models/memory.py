@@ -1,4 +1,4 @@
-"""What a model holds, what is free, how memory comes back, and what running out of it looks like.
+"""How much memory a model takes, how much is free, how it is freed, and how running out of it is told.
 
 Knows tensors and allocators; knows nothing of prompts or checkpoints. Neighbours: `estimate` says what a
 load will need, `loading` and `engine` turn allocator errors into ours through `out_of_memory`.
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlm_magic.errors import OutOfMemoryError, shorten
+from vlm_magic.errors import OutOfMemoryError
+from vlm_magic.wording import shorten, size_words
 
 if TYPE_CHECKING:
-    from vlm_magic.models.loading import Loaded
+    from vlm_magic.models.loaded import Loaded
 
 __all__ = [
     "free_bytes",
@@ -30,7 +31,6 @@ __all__ = [
     "out_of_memory",
     "real_bytes",
     "release",
-    "size_words",
     "to_device",
     "watched_peak",
 ]
@@ -49,21 +49,14 @@ _ONEDNN_WORDS = "could not create a primitive"
 _NO_LIMIT = 1 << 60  # cgroups write a number of about this size for "no limit"
 
 
-def size_words(n_bytes: int) -> str:
-    """``5 MB``, ``1.3 GB``: decimal units, as transformers and the hub count."""
-    if n_bytes >= 10**9:
-        return f"{n_bytes / 1e9:.1f} GB"
-    return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 10**7 else f"{n_bytes / 1e6:.0f} MB"
-
-
 # ---- what a model holds ------------------------------------------------------------------------
 
 
 def real_bytes(model: Any) -> int:
     """Bytes of all tensors of a model, shared storages once, quantised tensors as they are stored.
 
-    transformers' own figure is wrong for Quanto and torchao: their tensors claim the size of what they
-    stand for.
+    transformers' own figure is wrong for Quanto and torchao: their tensors report the size of the weights
+    that they stand for.
     """
     seen: dict[tuple[str, int], int] = {}
     for tensor in _tensors_of(model):
@@ -72,6 +65,15 @@ def real_bytes(model: Any) -> int:
                 storage = part.untyped_storage()
                 seen[(str(part.device), storage.data_ptr())] = storage.nbytes()
     return sum(seen.values())
+
+
+def stored_bytes(module: Any) -> int:
+    """Bytes of one module's own weights as they lie in memory, quantised ones as what they are."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for parameter in module.parameters()
+        for tensor in _stored(parameter)
+    )
 
 
 def _tensors_of(model: Any) -> Iterator[Any]:
@@ -128,7 +130,7 @@ def free_bytes(device: str) -> int:
 
 
 def _free_on_gpu(device: str) -> int:
-    """Free for anybody, and what this process's allocator has kept without using it."""
+    """What the driver has free, and what this process's allocator has reserved without using it."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
@@ -203,8 +205,8 @@ def release(loaded: Loaded) -> int:
     """Unload: drop model and processor and give their memory back.
 
     Returns:
-        Bytes that came back. Less than the model held where something else still holds a part of it, for
-        example a variable of the person's.
+        Bytes that were freed: less than the model held where something else, such as a variable of the
+        notebook, still refers to a part of it.
     """
     model, device = loaded.model, loaded.device
     if model is None:
@@ -219,7 +221,7 @@ def release(loaded: Loaded) -> int:
 
 
 def _holders(model: Any) -> list[tuple[weakref.ref[Any], int]]:
-    """Each tensor of a model with the bytes that nothing before it in the list holds."""
+    """Each tensor of a model, with the bytes that it does not share with one before it."""
     seen: set[tuple[str, int]] = set()
     holders = []
     for tensor in _tensors_of(model):
@@ -235,7 +237,7 @@ def _holders(model: Any) -> list[tuple[weakref.ref[Any], int]]:
 
 
 def _take_off_hooks(model: Any) -> None:
-    """Take accelerate's hooks off: they hold the weights of parts that lie on the CPU."""
+    """Remove accelerate's hooks, which hold the weights of the parts that are on the CPU."""
     if getattr(model, "hf_device_map", None):
         from accelerate.hooks import remove_hook_from_submodules
 
@@ -243,7 +245,7 @@ def _take_off_hooks(model: Any) -> None:
 
 
 def give_back(device: str = "cpu") -> None:
-    """Let go of what nothing refers to, in Python, in torch's caches and in the C library's heap."""
+    """Free what nothing refers to: in Python, in torch's caches and in the C library's heap."""
     gc.collect()
     if device.startswith("cuda") or device in ("spread", "offload"):
         if torch.cuda.is_available():
@@ -259,7 +261,7 @@ def give_back(device: str = "cpu") -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is an allocator's."""
+    """Whether an error, or one of its causes, came from an allocator."""
     for cause in _chain(error):
         if isinstance(cause, (MemoryError, torch.OutOfMemoryError)):
             return True
@@ -275,8 +277,8 @@ def out_of_memory(
 ) -> OutOfMemoryError:
     """Our error for an allocator's; raise it ``from None``.
 
-    The cause is kept as text, and the frames of the original and of all its causes are let go: IPython
-    keeps the last error, and through its frames it would keep the tensors that did not fit.
+    The cause is kept as text, and the frames of the original and of all its causes are cleared: IPython
+    keeps the last error, whose frames would keep the tensors that did not fit.
     """
     device = loaded.device if loaded is not None else "cpu"
     cause = shorten("; ".join(f"{type(e).__name__}: {e}" for e in _chain(error)), 200)
@@ -296,7 +298,7 @@ def out_of_memory(
 
 
 def _hint(loaded: Loaded | None) -> str:
-    """What to change: fewer picture tokens, a smaller type, a new conversation."""
+    """What to change: fewer picture tokens, smaller weights, a new conversation."""
     flags = ["--new (a shorter conversation)", "--picture-tokens 256"]
     if loaded is None or not loaded.quantization:
         flags.append("%vlm_load … --quantize 4bit")
@@ -315,10 +317,10 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 @contextmanager
 def watched_peak(device: str) -> Iterator[Callable[[], int | None]]:
-    """Gives a function: the most bytes taken on a device since the block began, beyond those before.
+    """Gives a function for the peak: the most bytes taken on a device within the block, beyond those before.
 
-    On a GPU it is torch's own count; on a Linux CPU the process's, all threads included, in whole pages of
-    the system; elsewhere None.
+    On a GPU it is torch's own count; on a Linux CPU that of the process, all threads included, in whole
+    pages; elsewhere None.
     """
     if device.startswith("cuda"):
         gc.collect()
@@ -334,7 +336,7 @@ def watched_peak(device: str) -> Iterator[Callable[[], int | None]]:
 
 
 def _forget_peak() -> bool:
-    """Let the system count this process's peak anew; whether it can. See proc(5), clear_refs and VmHWM."""
+    """Reset the system's count of this process's peak; whether it could. See proc(5), clear_refs, VmHWM."""
     try:
         Path("/proc/self/clear_refs").write_text("5", "ascii")
     except OSError:

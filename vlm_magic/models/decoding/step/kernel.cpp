@@ -1,0 +1,398 @@
+// One decode step of a gated transformer on a CPU: token vectors in, logits out, nothing allocated.
+//
+// Memory is what a step costs, so each weight is read once, for all tokens of the step, with as many
+// additions in flight as the processor has registers for. Those tokens follow each other in one conversation,
+// or are the newest ones of several rows. Weights may be float32, bfloat16 or 8-bit integers
+// with a factor for each row; everything is computed in float32. `native.py` fills the records below
+// with the addresses of the model's own tensors, anew for every answer, so that no weight is ever out of date.
+//
+// Built by `compiler.py` with the machine's own compiler: GCC or Clang, whose vector types are used.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifdef __AVX512F__
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
+constexpr int TOKENS = 8;  // the most of a step of one conversation
+
+// Memory is read into them by memcpy, wherever it lies. A smaller alignment of the types themselves would do as
+// well, but keeps GCC from holding 32-byte ones in registers: twenty-five times slower, measured.
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+typedef uint16_t hvec __attribute__((vector_size(LANES * 2)));
+typedef int8_t bvec __attribute__((vector_size(LANES)));
+
+enum Kind { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
+
+extern "C" {
+
+struct Linear {          // y = W x + b
+    const void* weight;  // (rows, cols), rows one after the other
+    const float* factor; // (rows,) for INT8
+    const float* bias;   // (rows,) or null
+    int32_t rows, cols, kind, unused;
+};
+
+struct Layer {
+    Linear q, k, v, o, gate, up, down;
+    const float *before, *between, *q_norm, *k_norm, *after, *last;  // weights of norms, null for none
+    void *keys, *values;                                             // (rows, heads, room, width)
+    float scale;
+    int32_t window;  // 0 for all
+    int32_t rope;    // which of the model's angles
+};
+
+struct Gap {  // columns of a row that hold padding and are not seen, [from, to)
+    int32_t from, to;
+};
+
+struct Model {
+    const Layer* layers;
+    Linear head;
+    const float* norm;
+    float eps;
+    int32_t n_layers, width, n_heads, n_shared_heads, head_width, activation, cache_kind;
+    int64_t room;
+    float* scratch;
+    const float *cos[2], *sin[2];  // (tokens, width), of the tokens of this step
+    int32_t n_threads;
+};
+
+}  // extern "C"
+
+static inline vec load(const float* p) { vec v; std::memcpy(&v, p, sizeof v); return v; }
+static inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+
+struct Float32 {
+    typedef float item;
+    static inline vec wide(const item* p) { return load(p); }
+    static inline float one(item x) { return x; }
+    static inline item narrow(float x) { return x; }
+};
+
+struct BFloat16 {
+    typedef uint16_t item;
+    static inline vec wide(const item* p) {
+        hvec h; std::memcpy(&h, p, sizeof h);
+        ivec i = __builtin_convertvector(h, ivec) << 16;
+        vec v; std::memcpy(&v, &i, sizeof v); return v;
+    }
+    static inline float one(item x) {
+        uint32_t i = uint32_t(x) << 16; float f; std::memcpy(&f, &i, 4); return f;
+    }
+    static inline item narrow(float x) {  // to the nearest, to even
+        uint32_t i; std::memcpy(&i, &x, 4);
+        return item((i + 0x7fff + ((i >> 16) & 1)) >> 16);
+    }
+};
+
+struct Int8 {
+    typedef int8_t item;
+    static inline vec wide(const item* p) {  // GCC 12 does this one by one, unless it is told how
+#if defined(__AVX512F__)
+        return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+        return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+        bvec b; std::memcpy(&b, p, sizeof b);
+        return __builtin_convertvector(__builtin_convertvector(b, ivec), vec);
+#endif
+    }
+    static inline float one(item x) { return float(x); }
+};
+
+static inline float sum(vec v) {  // by halves: four additions after each other, not sixteen
+    typedef float eight __attribute__((vector_size(32)));
+    typedef float four __attribute__((vector_size(16)));
+    eight e[LANES / 8];
+    std::memcpy(e, &v, sizeof v);
+    if (LANES == 16) e[0] += e[LANES / 8 - 1];
+    four f[2];
+    std::memcpy(f, e, sizeof f);
+    const four g = f[0] + f[1];
+    return (g[0] + g[2]) + (g[1] + g[3]);
+}
+
+// exp of each lane: 2^n times a polynomial of what is left, |left| <= ln 2 / 2; wrong by two units in the last place.
+static inline vec exp_of(vec x) {
+    const vec low = vec{} - 87.3f, high = vec{} + 88.0f;
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the rounded n
+    ivec n; std::memcpy(&n, &shifted, sizeof n);
+    vec whole = shifted - 12582912.0f;
+    vec left = x - whole * 0.693145752f;
+    left = left - whole * 1.42860677e-6f;
+    vec p = vec{} + 1.0f / 720;
+    p = p * left + 1.0f / 120;
+    p = p * left + 1.0f / 24;
+    p = p * left + 1.0f / 6;
+    p = p * left + 0.5f;
+    p = p * left + 1.0f;
+    p = p * left + 1.0f;
+    ivec power = ((n & 0x3ff) + 127) << 23;
+    const ivec negative = (n & 0x200) != 0;  // n is kept in the low ten bits, in two's complement
+    power = negative ? (((n & 0x3ff) - 1024 + 127) << 23) : power;
+    vec scale; std::memcpy(&scale, &power, sizeof scale);
+    return p * scale;
+}
+
+static float exp_of(float x) { return exp_of(vec{} + x)[0]; }
+
+// y[t][row] = W[row] . x[t] for the rows [from, to), T tokens at once. However many there are, the additions
+// of each are the same in the same order.
+template <class W, int T>
+static void multiply(const Linear& m, const float* x, float* y, int from, int to) {
+    typedef typename W::item item;
+    constexpr int ROWS = LANES == 16 || T <= 2 ? 4 : 2;  // of the weight at a time, as registers allow
+    const int cols = m.cols, whole = cols / LANES * LANES;
+    for (int row = from; row < to; row += ROWS) {
+        const int n = to - row < ROWS ? to - row : ROWS;
+        const item* w[ROWS];
+        for (int r = 0; r < ROWS; r++)
+            w[r] = (const item*)m.weight + int64_t(r < n ? row + r : row) * cols;
+        vec sums[ROWS][T] = {};
+        for (int c = 0; c < whole; c += LANES)
+            for (int r = 0; r < ROWS; r++) {
+                const vec v = W::wide(w[r] + c);
+                for (int t = 0; t < T; t++) sums[r][t] += v * load(x + int64_t(t) * cols + c);
+            }
+        for (int r = 0; r < n; r++)
+            for (int t = 0; t < T; t++) {
+                float s = sum(sums[r][t]);
+                for (int c = whole; c < cols; c++) s += W::one(w[r][c]) * x[int64_t(t) * cols + c];
+                if (m.factor) s *= m.factor[row + r];
+                y[int64_t(t) * m.rows + row + r] = m.bias ? s + m.bias[row + r] : s;
+            }
+    }
+}
+
+template <class W>
+static void multiply(const Linear& m, const float* x, float* y, int n_tokens, int from, int to) {
+    switch (n_tokens) {
+        case 1: return multiply<W, 1>(m, x, y, from, to);
+        case 2: return multiply<W, 2>(m, x, y, from, to);
+        case 3: return multiply<W, 3>(m, x, y, from, to);
+        case 4: return multiply<W, 4>(m, x, y, from, to);
+        default: break;
+    }
+    for (; n_tokens > 4; n_tokens -= 4, x += int64_t(4) * m.cols, y += int64_t(4) * m.rows)
+        multiply<W, 4>(m, x, y, from, to);
+    multiply<W>(m, x, y, n_tokens, from, to);
+}
+
+static void multiply(const Linear& m, const float* x, float* y, int n_tokens, int n_threads) {
+    const int step = m.cols > 2048 ? 16 : 64;  // rows of a piece: it stays near the processor for all tokens
+    const int n_pieces = (m.rows + step - 1) / step;
+    #pragma omp parallel for schedule(static) num_threads(n_threads) if (n_threads > 1)
+    for (int piece = 0; piece < n_pieces; piece++) {
+        const int from = piece * step, to = from + step < m.rows ? from + step : m.rows;
+        switch (m.kind) {
+            case FLOAT32: multiply<Float32>(m, x, y, n_tokens, from, to); break;
+            case BFLOAT16: multiply<BFloat16>(m, x, y, n_tokens, from, to); break;
+            default: multiply<Int8>(m, x, y, n_tokens, from, to); break;
+        }
+    }
+}
+
+static void norm(const float* x, const float* weight, float* y, int n_rows, int width, float eps) {
+    for (int r = 0; r < n_rows; r++, x += width, y += width) {
+        double total = 0;
+        for (int i = 0; i < width; i++) total += double(x[i]) * x[i];
+        const float by = 1.0f / std::sqrt(float(total / width) + eps);
+        for (int i = 0; i < width; i++) y[i] = x[i] * by * weight[i];
+    }
+}
+
+static void turn(float* x, int n_heads, int width, const float* cos, const float* sin) {
+    const int half = width / 2;
+    for (int h = 0; h < n_heads; h++, x += width)
+        for (int i = 0; i < half; i++) {
+            const float a = x[i], b = x[i + half];
+            x[i] = a * cos[i] - b * sin[i];
+            x[i + half] = b * cos[i + half] + a * sin[i + half];
+        }
+}
+
+template <class C>
+static void keep(void* room, int64_t n_room, int n_heads, int width, int64_t at, const float* x) {
+    for (int h = 0; h < n_heads; h++) {
+        typename C::item* to = (typename C::item*)room + (h * n_room + at) * width;
+        for (int i = 0; i < width; i++) to[i] = C::narrow(x[h * width + i]);
+    }
+}
+
+// One head's attention to the tokens [from, to) without those of a gap: q (width,) -> out (width,); scores is
+// room for to - from floats.
+template <class C>
+static void attend(const void* keys, const void* values, int from, int to, Gap gap, int width, const float* q,
+                   float scale, float* scores, float* out) {
+    typedef typename C::item item;
+    const int n_gap = gap.to > from ? gap.to - (gap.from > from ? gap.from : from) : 0;
+    const int first = gap.from > from ? gap.from - from : 0;  // tokens before the gap
+    const int n = to - from - n_gap, whole = width / LANES * LANES;
+    const item *k = (const item*)keys, *v = (const item*)values;
+    const auto at = [&](int j) { return int64_t(from + j + (j < first ? 0 : n_gap)) * width; };
+    float most = -INFINITY;
+    for (int j = 0; j < n; j++) {
+        const item* key = k + at(j);
+        vec a = {};
+        for (int i = 0; i < whole; i += LANES) a += C::wide(key + i) * load(q + i);
+        float s = sum(a);
+        for (int i = whole; i < width; i++) s += C::one(key[i]) * q[i];
+        scores[j] = s * scale;
+        if (scores[j] > most) most = scores[j];
+    }
+    float total = 0;
+    int j = 0;
+    for (; j + LANES <= n; j += LANES) {
+        const vec e = exp_of(load(scores + j) - most);
+        store(scores + j, e);
+        total += sum(e);
+    }
+    for (; j < n; j++) total += scores[j] = exp_of(scores[j] - most);
+    for (int i = 0; i < width; i++) out[i] = 0;
+    for (j = 0; j < n; j++) {
+        const item* value = v + at(j);
+        const float s = scores[j];
+        for (int i = 0; i < whole; i += LANES) store(out + i, load(out + i) + C::wide(value + i) * s);
+        for (int i = whole; i < width; i++) out[i] += s * C::one(value[i]);
+    }
+    for (int i = 0; i < width; i++) out[i] /= total;
+}
+
+static inline int own_thread() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+// Tokens of one conversation follow each other; with gaps, each stands in a row of its own.
+static void attend(const Model& m, const Layer& layer, int n_before, int n_tokens, const Gap* gaps,
+                   const float* q, float* out, float* scores) {
+    const int n_group = m.n_heads / m.n_shared_heads, item = m.cache_kind == FLOAT32 ? 4 : 2;
+    const int n_work = m.n_heads * n_tokens;
+    const bool is_much = int64_t(n_before) * n_work * m.head_width > 100000;
+    #pragma omp parallel for schedule(static) num_threads(m.n_threads) if (m.n_threads > 1 && is_much)
+    for (int work = 0; work < n_work; work++) {
+        const int t = work / m.n_heads, h = work % m.n_heads;
+        const int to = n_before + 1 + (gaps ? 0 : t), row = gaps ? t : 0;
+        const int from = layer.window && to > layer.window ? to - layer.window : 0;
+        const Gap gap = gaps ? gaps[t] : Gap{0, 0};
+        const int64_t offset = (int64_t(row) * m.n_shared_heads + h / n_group) * m.room * m.head_width * item;
+        const char *k = (const char*)layer.keys + offset, *v = (const char*)layer.values + offset;
+        const float* own_q = q + int64_t(work) * m.head_width;
+        float *own_out = out + int64_t(work) * m.head_width, *own_scores = scores + own_thread() * m.room;
+        if (m.cache_kind == FLOAT32)
+            attend<Float32>(k, v, from, to, gap, m.head_width, own_q, layer.scale, own_scores, own_out);
+        else
+            attend<BFloat16>(k, v, from, to, gap, m.head_width, own_q, layer.scale, own_scores, own_out);
+    }
+}
+
+static void keep(const Model& m, void* room, int row, int64_t at, const float* x) {
+    const int64_t item = m.cache_kind == FLOAT32 ? 4 : 2;
+    room = (char*)room + row * int64_t(m.n_shared_heads) * m.room * m.head_width * item;
+    if (m.cache_kind == FLOAT32) keep<Float32>(room, m.room, m.n_shared_heads, m.head_width, at, x);
+    else keep<BFloat16>(room, m.room, m.n_shared_heads, m.head_width, at, x);
+}
+
+static void gate(float* x, const float* up, int64_t n, int activation) {
+    int64_t i = 0;
+    for (; i < n; i += LANES) {  // the scratch has room for the last lanes
+        const vec a = load(x + i);
+        vec y;
+        if (activation == 0) y = a / (1.0f + exp_of(-a));  // SiLU
+        else {  // GELU, the form with tanh(u) = 1 - 2 / (exp(2u) + 1)
+            const vec u = 0.7978845608f * (a + 0.044715f * a * a * a);
+            y = 0.5f * a * (2.0f - 2.0f / (exp_of(2.0f * u) + 1.0f));
+        }
+        store(x + i, y * load(up + i));
+    }
+}
+
+static void add(float* x, const float* y, int64_t n) { for (int64_t i = 0; i < n; i++) x[i] += y[i]; }
+
+extern "C" {
+
+int64_t vlm_scratch(const Model* m, int inner, int n_tokens) {  // floats that a step needs
+    const int64_t q = int64_t(m->n_heads) * m->head_width, most = q > m->width ? q : m->width;
+    return n_tokens * (3 * most + 2 * q + 2 * int64_t(inner)) + m->n_threads * m->room + 8 * LANES;
+}
+
+// hidden: (n_tokens, width) in, spoilt; logits: (n_tokens, V) out. Without gaps, the tokens follow each other in
+// the first row; with them, (n_tokens,), each is the newest of its own row.
+int vlm_step(const Model* model, float* hidden, int n_before, int n_tokens, int inner, const Gap* gaps,
+             float* logits) {
+    const Model& m = *model;
+    if (n_tokens < 1 || (!gaps && n_tokens > TOKENS) || n_before + (gaps ? 1 : n_tokens) > m.room) return 1;
+    const int64_t q_width = int64_t(m.n_heads) * m.head_width, kv_width = int64_t(m.n_shared_heads) * m.head_width;
+    const int64_t most = q_width > m.width ? q_width : m.width;
+    float *x = m.scratch, *y = x + n_tokens * most, *k = y + n_tokens * most, *q = k + n_tokens * most;
+    float *a = q + n_tokens * q_width, *g = a + n_tokens * q_width, *u = g + n_tokens * int64_t(inner) + LANES;
+    float* scores = u + n_tokens * int64_t(inner) + LANES;
+    for (int l = 0; l < m.n_layers; l++) {
+        const Layer& layer = m.layers[l];
+        norm(hidden, layer.before, x, n_tokens, m.width, m.eps);
+        multiply(layer.q, x, q, n_tokens, m.n_threads);
+        multiply(layer.k, x, k, n_tokens, m.n_threads);
+        multiply(layer.v, x, y, n_tokens, m.n_threads);
+        if (layer.q_norm) norm(q, layer.q_norm, q, n_tokens * m.n_heads, m.head_width, m.eps);
+        if (layer.k_norm) norm(k, layer.k_norm, k, n_tokens * m.n_shared_heads, m.head_width, m.eps);
+        for (int t = 0; t < n_tokens; t++) {
+            const float *cos = m.cos[layer.rope], *sin = m.sin[layer.rope];
+            turn(q + t * q_width, m.n_heads, m.head_width, cos + t * m.head_width, sin + t * m.head_width);
+            turn(k + t * kv_width, m.n_shared_heads, m.head_width, cos + t * m.head_width, sin + t * m.head_width);
+            const int row = gaps ? t : 0, at = n_before + (gaps ? 0 : t);
+            keep(m, layer.keys, row, at, k + t * kv_width);
+            keep(m, layer.values, row, at, y + t * kv_width);
+        }
+        attend(m, layer, n_before, n_tokens, gaps, q, a, scores);
+        multiply(layer.o, a, y, n_tokens, m.n_threads);
+        if (layer.after) norm(y, layer.after, y, n_tokens, m.width, m.eps);
+        add(hidden, y, n_tokens * int64_t(m.width));
+        norm(hidden, layer.between, x, n_tokens, m.width, m.eps);
+        multiply(layer.gate, x, g, n_tokens, m.n_threads);
+        multiply(layer.up, x, u, n_tokens, m.n_threads);
+        gate(g, u, n_tokens * int64_t(inner), m.activation);
+        multiply(layer.down, g, y, n_tokens, m.n_threads);
+        if (layer.last) norm(y, layer.last, y, n_tokens, m.width, m.eps);
+        add(hidden, y, n_tokens * int64_t(m.width));
+    }
+    norm(hidden, m.norm, x, n_tokens, m.width, m.eps);
+    multiply(m.head, x, logits, n_tokens, m.n_threads);
+    return 0;
+}
+
+// Computes something small, to be run in a process of its own first: a wrong instruction ends that one.
+int vlm_try(void) {
+    float weight[3 * 37], x[37], y[3];
+    for (int i = 0; i < 3 * 37; i++) weight[i] = float(i % 5);
+    for (int i = 0; i < 37; i++) x[i] = 1;
+    Linear m = {weight, nullptr, nullptr, 3, 37, FLOAT32, 0};
+    multiply(m, x, y, 1, 1);
+    float expected = 0;
+    for (int i = 37; i < 74; i++) expected += float(i % 5);
+    return std::fabs(y[1] - expected) < 0.01f && std::fabs(exp_of(1.0f) - 2.7182818f) < 1e-5f ? 0 : 1;
+}
+
+int vlm_sizes(int* of_linear, int* of_layer, int* of_model) {  // so that Python's records can be compared
+    *of_linear = sizeof(Linear), *of_layer = sizeof(Layer), *of_model = sizeof(Model);
+    return TOKENS;
+}
+
+}  // extern "C"
