@@ -1,4 +1,4 @@
-"""The limits that pictures and downloads are held to: two small records with safe defaults.
+"""The limits that pictures and downloads are held to: small records with safe defaults.
 
 Knows nothing of how they are enforced; `decode` and `fetch` do that.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-__all__ = ["DEFAULT_MEGAPIXELS", "JPEG_MEGAPIXELS", "FetchLimits", "PictureOptions"]
+__all__ = ["DEFAULT_MEGAPIXELS", "JPEG_MEGAPIXELS", "FetchLimits", "PictureOptions", "Shading"]
 
 DEFAULT_MEGAPIXELS = 50.0  # 200 MB as Pillow holds RGB, four bytes a pixel
 JPEG_MEGAPIXELS = 200.0  # a JPEG can be decoded at a half, a quarter or an eighth of its size
@@ -39,6 +39,24 @@ class FetchLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Shading:
+    """How numbers (height×width) become colours, where a person says so; false where nobody does.
+
+    Attributes:
+        cmap: a colour map of matplotlib's by its name; "" is greys.
+        vmin: the number at its lower end; None is the lowest there is.
+        vmax: the number at its upper end; None is the highest there is.
+    """
+
+    cmap: str = ""
+    vmin: float | None = None
+    vmax: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.cmap) or self.vmin is not None or self.vmax is not None
+
+
+@dataclass(frozen=True, slots=True)
 class PictureOptions:
     """How pictures are read.
 
@@ -48,12 +66,14 @@ class PictureOptions:
             keeps every pixel.
         max_pictures: the most pictures that one name or one file pattern of a prompt may bring.
         fetch: the limits of downloads.
+        shading: the range and the colours of numbers.
     """
 
     max_megapixels: float | None = None
     longest_px: int | None = None
     max_pictures: int = 64
     fetch: FetchLimits = field(default_factory=FetchLimits)
+    shading: Shading = field(default_factory=Shading)
 
     def allowing(self, *hosts: str) -> PictureOptions:
         """A copy that also allows ``hosts``."""

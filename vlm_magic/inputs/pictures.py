@@ -1,18 +1,18 @@
 """Anything picture-like to an upright RGB picture.
 
 `to_pil` converts or raises, `to_picture` does the same and adds name, digest and the guesses that were
-made, `try_pictures` answers None for what is no picture, `is_picture_like` looks without decoding. The
-object that is given is never changed. Neighbours: `sniff` says what an object is, `arrays`, `plots` and
-`decode` do the work, `sources` and `fetch` bring bytes. Knows nothing of prompts and models.
+made, `try_pictures` answers None for what is not a picture, `is_picture_like` looks without decoding. The
+object that is given is never changed. Knows nothing of prompts and models. Neighbours: `kinds` has the
+table of what pictures come as, `pixels` makes them.
 """
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from vlm_magic.errors import (
     PictureDecodeError,
@@ -20,21 +20,33 @@ from vlm_magic.errors import (
     PictureTooLargeError,
     PictureTypeError,
     VLMError,
-    shorten,
 )
-from vlm_magic.inputs import headers, sniff, sources
-from vlm_magic.inputs.limits import DEFAULT_MEGAPIXELS, FetchLimits, PictureOptions
-from vlm_magic.inputs.links import PICTURE_SUFFIXES
-from vlm_magic.messages import Picture
+from vlm_magic.inputs import locate
+from vlm_magic.inputs.excerpts.fragments import Excerpt, excerpt_of
+from vlm_magic.inputs.excerpts.holders import read_holder
+from vlm_magic.inputs.excerpts.region import cut
+from vlm_magic.inputs.kinds import Kind, brief, kind_of, leaves_of, name_of
+from vlm_magic.inputs.limits import FetchLimits, PictureOptions, Shading
+from vlm_magic.inputs.pixels import headers
+from vlm_magic.inputs.pixels.sniff import head_of
+from vlm_magic.inputs.readers import Content, NotShownError
+from vlm_magic.messages import ModelText, Picture, digest_of
+from vlm_magic.wording import list_words, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vlm_magic.inputs.decode import Decoded
-
-__all__ = ["forget_pictures", "is_picture_like", "to_picture", "to_pil", "try_pictures"]
-
-_MAX_DEPTH = 3  # lists in lists in lists
+__all__ = [
+    "fetch_all",
+    "find_pictures",
+    "find_sources",
+    "forget_pictures",
+    "is_picture_like",
+    "to_picture",
+    "to_pictures",
+    "to_pil",
+    "try_pictures",
+]
 
 
 def to_pil(
@@ -61,7 +73,7 @@ def to_pil(
         PictureTooLargeError: more pixels than allowed.
         FetchError: a download that failed.
     """
-    from vlm_magic.inputs import seen
+    from vlm_magic.inputs.pixels import decoded_cache
 
     base = options or PictureOptions()
     merged = replace(
@@ -71,7 +83,7 @@ def to_pil(
     )
     image = to_picture(obj, options=merged).rgb
     # What others hold too (a conversation, the pictures seen before) must not change with this one.
-    return image.copy() if isinstance(obj, Picture) or seen.is_kept(image) else image
+    return image.copy() if isinstance(obj, Picture) or decoded_cache.is_kept(image) else image
 
 
 def to_picture(
@@ -92,47 +104,138 @@ def to_picture(
     Raises:
         As `to_pil`.
     """
-    options = options or PictureOptions()
-    if isinstance(obj, Picture):
-        if obj.image is not None:
-            return obj
-        return to_picture(obj.source, name=name or obj.name, options=options, fetched=fetched)
-    label = name or _name_of(obj)
-    shown = _brief(label)
     try:
-        return _read(obj, label, shown, options, fetched)
+        found = to_pictures(obj, name=name, options=options, fetched=fetched)
+    except NotShownError as exc:  # of use to a prompt alone
+        raise PictureTypeError(exc.what, have=exc.have, hint=exc.hint) from exc.__cause__
+    if len(found) != 1:
+        raise PictureTypeError(
+            f"{brief(name or name_of(obj))} holds {len(found)} pictures",
+            have=list_words((picture.note.partition(";")[0] for picture in found), 4),
+            hint="Picture(source, page=1), Picture(source, time_s=3.5); a prompt takes them all",
+        )
+    return found[0]
+
+
+def to_pictures(
+    obj: object,
+    *,
+    name: str = "",
+    options: PictureOptions | None = None,
+    fetched: bytes | None = None,
+    excerpt: Excerpt | None = None,
+) -> list[Picture]:
+    """As `to_picture`, for a source that may hold several: the pages of a PDF, the frames of a video.
+
+    Args:
+        obj: as for `to_picture`.
+        name: how the person calls it.
+        options: the limits.
+        fetched: the bytes of the URL ``obj``.
+        excerpt: the part that is meant; None takes what the source itself says (``#page=3``).
+    """
+    options = options or PictureOptions()
+    if issubclass(type(obj), Picture):  # asked of the type: objects may fail when they are looked at
+        assert isinstance(obj, Picture)
+        if obj.image is not None:
+            return [obj]
+        options = replace(options, shading=_shading_of(obj) or options.shading)
+        source = str(obj.source) if isinstance(obj.source, str) else obj.source  # said by a model or not
+        asked = excerpt_of(obj.wishes) or excerpt
+        return to_pictures(source, name=name or obj.name, options=options, fetched=fetched, excerpt=asked)
+    label = name or name_of(obj)
+    shown = brief(label)
+    try:
+        if (
+            excerpt is None
+            and issubclass(type(obj), (str, PurePath))
+            and not issubclass(type(obj), ModelText)
+        ):
+            source = locate.resolve_source(os.fsdecode(obj))  # type: ignore[arg-type]
+            excerpt, obj = source.excerpt, source.text if source.excerpt else obj
+        kind = kind_of(obj)
+        _check_shading(kind, shown, options)
+        content = fetched if fetched is not None else kind.read(obj, shown, options)
+        return _decoded(content, label, shown, options, excerpt or Excerpt())
     except VLMError:
         raise
     except MemoryError:
-        raise PictureTooLargeError(f"{shown} does not fit in memory", hint="a smaller picture") from None
+        raise PictureTooLargeError(
+            f"{shown} does not fit in memory", have="no more is free", hint="a smaller picture"
+        ) from None
+    except OSError as exc:
+        raise PictureDecodeError(
+            f"{shown} cannot be read", have=exc.strerror or str(exc), hint="its path"
+        ) from exc
     except Exception as exc:  # a stranger's read(), shape or repr
-        cause = shorten(f"{type(exc).__name__}: {exc}", 160)
-        raise PictureDecodeError(f"{shown} cannot be read", have=cause) from exc
+        raise PictureTypeError(
+            f"{shown} cannot be looked at",
+            have=shorten(f"{type(exc).__name__}: {exc}", 160),
+            hint="what it holds, as a picture of Pillow or an array",
+        ) from exc
 
 
-def _read(obj: object, label: str, shown: str, options: PictureOptions, fetched: bytes | None) -> Picture:
-    """The decoded picture of an object that is no `Picture`."""
-    from vlm_magic.inputs import seen
+def _shading_of(picture: Picture) -> Shading:
+    return Shading(picture.cmap, picture.vmin, picture.vmax)
 
-    encoded = fetched if fetched is not None else _encoded(obj, shown, options)
-    if encoded is not None:
-        found = seen.decoded(encoded, name=shown, options=options)
-        return Picture(source=None, name=label, image=found.image, digest=found.digest, note=found.note)
-    convert = _converter(obj)
-    if convert is None:
-        raise _no_picture(obj, shown)
-    result = convert(obj, shown, options)
-    return Picture(
-        source=None, name=label, image=result.image, digest=seen.digest_of(result.image), note=result.note
-    )
+
+def _check_shading(kind: Kind, shown: str, options: PictureOptions) -> None:
+    """Raise where a colour map was asked for what has colours of its own."""
+    if options.shading and not kind.is_shaded:
+        raise PictureTypeError(
+            f"{shown} has no numbers to shade: {kind.name}",
+            have="cmap, vmin and vmax are for height×width arrays and gray pictures of Pillow",
+            hint="np.asarray(Image.open(path)) for the numbers of a gray file",
+        )
+
+
+def _decoded(
+    content: Content, label: str, shown: str, options: PictureOptions, excerpt: Excerpt
+) -> list[Picture]:
+    """The pictures of an object's content, with their digests."""
+    from vlm_magic.inputs.pixels import decoded_cache
+    from vlm_magic.inputs.pixels.decode import Decoded, check_size
+
+    if isinstance(content, Decoded):
+        image, digest, note, full_px = content.image, "", content.note, content.full_px
+    elif holder := headers.holder_of(head_of(content)):
+        pages = []
+        for held in read_holder(holder, content, excerpt, shown):
+            check_size(held.image.size, shown, options.max_megapixels)
+            pages.append(_cut(held.image, "", f"{label}, {held.place}", held.note, excerpt, None))
+        return pages
+    else:
+        wide = (
+            replace(options, longest_px=None) if excerpt.region else options
+        )  # the region is reduced, not all
+        seen = decoded_cache.decoded(content, name=shown, options=wide)
+        image, digest, note, full_px = seen.image, seen.digest, seen.note, seen.full_px
+    if excerpt.pages or excerpt.times_s or excerpt.n_frames:
+        raise PictureError(
+            f"{shown} has no pages or seconds",
+            have="a single picture; #page= is for PDF files, #t= and frames= for videos",
+            hint="without that; #xywh=x,y,width,height for a region",
+        )
+    return [_cut(image, digest, label, note, excerpt, full_px)]
+
+
+def _cut(
+    image: Image.Image, digest: str, label: str, note: str, excerpt: Excerpt, full_px: tuple[int, int] | None
+) -> Picture:
+    """The picture, or the region of it that is meant."""
+    if excerpt.region:
+        image, where = cut(image, excerpt, full_px, brief(label))
+        digest, note = "", f"{where}, {note}" if note else where
+    return Picture(source=None, name=label, image=image, digest=digest or digest_of(image), note=note)
 
 
 def try_pictures(
     obj: object, name: str = "", *, options: PictureOptions | None = None
 ) -> list[Picture] | None:
-    """The pictures of ``obj``, several for lists, dicts, batches and Series; None when it is no picture.
+    """The pictures of ``obj``, several for lists, dicts, batches and Series; None when it is not a picture.
 
-    A string is never a source here: what a variable holds is data.
+    A string is one where it is, as a whole, an http(s) URL, a data URI or the path of an existing picture
+    file; what a model said never is.
 
     Args:
         obj: any value of a notebook.
@@ -144,11 +247,20 @@ def try_pictures(
         PictureError: more pictures than allowed, or one of them fails as in `to_pil`.
     """
     options = options or PictureOptions()
+    found = find_pictures(obj, name, options=options)
+    if found is None:
+        return None
+    fetched = fetch_all(found, options)
+    return [each for picture in found for each in fetched.pictures(picture)]
+
+
+def find_pictures(obj: object, name: str, *, options: PictureOptions) -> list[Picture] | None:
+    """As `try_pictures`, but what is on the web is left for `fetch_all`, and all else is decoded now."""
     try:
-        leaves = _leaves(obj, name or _name_of(obj), most=options.max_pictures + 1)
+        leaves = leaves_of(obj, name or name_of(obj), most=options.max_pictures + 1)
     except VLMError:
         raise
-    except Exception:  # a stranger's __len__ or shape: whatever it is, it is no picture
+    except Exception:  # a stranger's __len__ or shape: whatever it is, it is not a picture
         return None
     if leaves is None:
         return None
@@ -160,9 +272,80 @@ def try_pictures(
             n_pictures=len(leaves),
         )
     try:
-        return [to_picture(leaf, name=label, options=options) for leaf, label in leaves]
-    except _NotShownError:
+        found: list[Picture] = []
+        for leaf, label in leaves:
+            if isinstance(leaf, Picture) and _is_on_web(leaf):
+                found.append(replace(leaf, name=label))
+            else:
+                found += to_pictures(leaf, name=label, options=options)
+        return found
+    except NotShownError:
         return None
+
+
+def find_sources(source: str, name: str = "", *, options: PictureOptions) -> list[Picture]:
+    """The pictures of a source that a person wrote: a path, a pattern of files, a URL, a data URI.
+
+    What is on the web is left for `fetch_all`, and all else is decoded now.
+
+    Args:
+        source: the text.
+        name: how to call the picture; "" calls it by its source.
+        options: the limits.
+
+    Raises:
+        As `to_pil`.
+    """
+    found = locate.resolve_source(source)
+    if found.form == "URL":
+        return [Picture(source.strip(), name or locate.safe_name(found.text))]
+    if found.form == "pattern":
+        files = locate.find_files(found.text, options)
+        return [each for path in files for each in to_pictures(path, options=options, excerpt=found.excerpt)]
+    return to_pictures(source.strip(), name=name or locate.safe_name(found.text), options=options)
+
+
+class Fetched:
+    """What was fetched for pictures on the web.
+
+    Args:
+        data: the bytes of each URL, or the error that it gave.
+        options: the limits for decoding.
+    """
+
+    def __init__(self, data: Mapping[str, bytes | Exception], options: PictureOptions) -> None:
+        self._data = data
+        self._options = options
+
+    def pictures(self, picture: Picture) -> list[Picture]:
+        """The decoded picture, or the pages or frames; one that was decoded before comes back as it is.
+
+        Raises:
+            FetchError: its download failed.
+            PictureError: what came is not a picture that can be decoded.
+        """
+        if picture.image is not None:
+            return [picture]
+        data = self._data[str(picture.source)]
+        if isinstance(data, Exception):
+            raise data
+        return to_pictures(picture, options=self._options, fetched=data)
+
+
+def fetch_all(pictures: Iterable[Picture], options: PictureOptions) -> Fetched:
+    """Fetch those that are not decoded yet from the web, side by side, each URL once."""
+    urls = [str(picture.source) for picture in pictures if picture.image is None]
+    if not urls:
+        return Fetched({}, options)
+    from vlm_magic.inputs.download.fetch import fetch_side_by_side
+
+    return Fetched(fetch_side_by_side(urls, limits=options.fetch), options)
+
+
+def _is_on_web(picture: Picture) -> bool:
+    """Whether it is a URL that a person made a `Picture` of, not fetched yet."""
+    is_text = picture.image is None and isinstance(picture.source, str)
+    return is_text and locate.resolve_source(str(picture.source)).form == "URL"
 
 
 def is_picture_like(obj: object) -> bool:
@@ -171,235 +354,26 @@ def is_picture_like(obj: object) -> bool:
     Cheap: types, shapes and the first bytes. True promises no success: a file may be broken.
     """
     try:
-        return _leaves(obj, "", most=2) is not None
+        return leaves_of(obj, "", most=2) is not None
     except PictureError:
         return True  # pictures among other things
     except Exception:  # a stranger's __len__ or __getitem__
         return False
 
 
-def forget_pictures(limits: FetchLimits | None = None) -> tuple[int, int]:
+def forget_pictures(limits: FetchLimits | None = None, *, downloads: bool = True) -> tuple[int, int]:
     """Drop every picture, thumbnail and download that is kept for next time.
 
     Args:
         limits: says where the disk cache is; None is the usual place.
+        downloads: whether downloads go as well; all notebooks share them.
 
     Returns:
         (bytes freed in memory, bytes freed on disk).
     """
-    from vlm_magic.inputs import cache, seen
+    from vlm_magic.inputs.download import disk_cache
+    from vlm_magic.inputs.pixels import decoded_cache
     from vlm_magic.inputs.thumbnails import forget_thumbnails
 
     forget_thumbnails()
-    return seen.forget(), cache.forget_downloads(limits)
-
-
-class _NotShownError(PictureTypeError):
-    """An object whose repr turned out to hold no picture."""
-
-
-def _leaves(  # noqa: PLR0911 - one line per kind
-    obj: object, name: str, depth: int = 0, most: int = 1_000
-) -> list[tuple[object, str]] | None:
-    """The single pictures of ``obj`` with their names; None when it is none."""
-    if _is_single(obj):
-        if sniff.is_array(obj) and _arrays().is_batch(obj):
-            return [(item, f"{name}[{i}]") for i, item in enumerate(_arrays().array_pictures(obj))]
-        return [(obj, name)]
-    if depth >= _MAX_DEPTH or isinstance(obj, (str, bytes, bytearray)) or sniff.is_plot_group(obj):
-        return [(obj, name)] if sniff.is_plot_group(obj) else None
-    items = sniff.sequence_items(obj, most)
-    if not items or len(items) > 100_000:
-        return None
-    leaves: list[tuple[object, str]] = []
-    others = []
-    for key, item in items:
-        found = _leaves(item, f"{name}[{key!r}]", depth + 1, most)
-        if found is None:
-            others.append((key, item))
-        else:
-            leaves.extend(found)
-        if others and not leaves and len(others) >= 100:
-            return None  # a long list of other things
-    if not leaves:
-        return None
-    if others:
-        key, item = others[0]
-        if all(sniff.is_array(leaf) for leaf, _ in leaves):
-            return None  # numbers among numbers
-        raise PictureTypeError(
-            f"{_brief(name)}[{shorten(repr(key), 40)}] is no picture: {type(item).__name__}",
-            have=f"{len(leaves)} pictures and {len(others)} other things in {_brief(name)}",
-            hint=f"only the pictures of {_brief(name)}",
-        )
-    return leaves
-
-
-def _is_single(obj: object) -> bool:  # noqa: PLR0911 - one line per kind
-    """Whether one object is a picture (or an array batch), by its type, shape or first bytes."""
-    if obj is None or isinstance(obj, (str, int, float, type)):
-        return False
-    if isinstance(obj, Picture) or sniff.is_pil(obj) or sniff.is_plot(obj) or sniff.is_dataset_cell(obj):
-        return True
-    if sniff.is_array(obj):
-        return bool(_arrays().can_be_picture(obj))
-    if isinstance(obj, os.PathLike):
-        path = sources.existing_path(obj)
-        return path is not None and path.is_file() and _begins_picture(path)
-    if isinstance(obj, (bytes, bytearray, memoryview)):
-        return headers.format_of(sniff.head_of(obj)) is not None
-    if sniff.is_file(obj):
-        return not sniff.is_closed_file(obj) and _begins_picture(obj)
-    if sniff.is_response(obj):
-        return headers.format_of(obj.content[:64]) is not None  # type: ignore[attr-defined]
-    return sniff.is_shown_as_picture(obj)
-
-
-def _begins_picture(obj: object) -> bool:
-    if isinstance(obj, os.PathLike):
-        suffix = os.path.splitext(os.fspath(obj))[1].lower()
-        if suffix[1:] in PICTURE_SUFFIXES:
-            return True
-    try:
-        return headers.format_of(sniff.head_of(obj)) is not None
-    except (OSError, ValueError, AttributeError, TypeError):
-        return False
-
-
-def _arrays() -> Any:
-    from vlm_magic.inputs import arrays
-
-    return arrays
-
-
-def _encoded(  # noqa: PLR0911 - one line per kind
-    obj: object, name: str, options: PictureOptions
-) -> bytes | IO[bytes] | None:
-    """The encoded bytes of a source, file or bytes object; None when ``obj`` is decoded otherwise."""
-    if isinstance(obj, str):
-        return _from_string(obj, name, options)
-    if isinstance(obj, os.PathLike):
-        return sources.open_file(obj, name=name)
-    if isinstance(obj, (bytes, bytearray, memoryview)):
-        return bytes(obj)
-    if sniff.is_dataset_cell(obj):
-        cell: Any = obj
-        return cell["bytes"] if cell["bytes"] is not None else sources.open_file(cell["path"], name=name)
-    if sniff.is_response(obj):
-        return bytes(obj.content)  # type: ignore[attr-defined]
-    if sniff.is_file(obj) and not sniff.is_pil(obj):
-        return _from_file(obj, name)
-    return None
-
-
-def _from_string(text: str, name: str, options: PictureOptions) -> bytes | IO[bytes]:
-    source = text.strip()
-    if source[:5].lower() == "data:":
-        return sources.data_bytes(source)
-    if sources.is_url(source):
-        from vlm_magic.inputs.fetch import fetch_picture_bytes
-
-        return fetch_picture_bytes(source, limits=options.fetch)
-    if sources.existing_path(source) is None:
-        data = sources.read_base64(source)
-        if data is not None:
-            return data
-    return sources.open_file(source, name=name)
-
-
-def _from_file(file: Any, name: str) -> bytes:
-    """All bytes of a person's open file, from its beginning; its position stays."""
-    if sniff.is_closed_file(file):
-        raise PictureDecodeError(
-            f"{name} is a closed file", hint="read it before it is closed, or give its path"
-        )
-    if isinstance(file, io.BytesIO):
-        return file.getvalue()
-    try:
-        position = file.tell()
-        try:
-            file.seek(0)
-            data = file.read()
-        finally:
-            file.seek(position)
-    except (OSError, ValueError) as exc:
-        raise PictureDecodeError(f"{name} cannot be read", have=str(exc), hint="give its path") from exc
-    if not isinstance(data, bytes):
-        raise PictureTypeError(f"{name} is open as text", hint='open(path, "rb")')
-    return data
-
-
-_Converter = Callable[[Any, str, PictureOptions], "Decoded"]
-
-
-def _converter(obj: object) -> _Converter | None:
-    """How an object that holds no encoded bytes is made a picture."""
-    if sniff.is_pil(obj):
-        from vlm_magic.inputs.decode import decode_pillow
-
-        return lambda it, name, options: decode_pillow(it, name=name, options=options)
-    if sniff.is_plot(obj) or sniff.is_plot_group(obj):
-        from vlm_magic.inputs.plots import draw_plot
-
-        return draw_plot
-    if sniff.is_array(obj):
-        return _from_array
-    if sniff.sequence_items(obj):
-        return _from_only_item
-    if sniff.is_shown_as_picture(obj):
-        from vlm_magic.inputs.plots import show_object
-
-        return lambda it, name, options: show_object(it, name, options, _NotShownError)
-    return None
-
-
-def _from_array(obj: object, name: str, options: PictureOptions) -> Decoded:
-    from vlm_magic.inputs.arrays import to_image
-    from vlm_magic.inputs.decode import fitted
-
-    image, note = to_image(obj, name=name, max_megapixels=options.max_megapixels or DEFAULT_MEGAPIXELS)
-    return fitted(image, [note] if note else [], options.longest_px)
-
-
-def _from_only_item(obj: object, name: str, options: PictureOptions) -> Decoded:
-    """The picture of a list of one; several are an error that says so."""
-    from vlm_magic.inputs.decode import Decoded
-
-    leaves = _leaves(obj, name)
-    if leaves is None:
-        raise _no_picture(obj, name)
-    if len(leaves) != 1:
-        raise PictureTypeError(
-            f"{name} holds {len(leaves)} pictures", have="one is asked for", hint=f"{leaves[0][1]}"
-        )
-    picture = to_picture(leaves[0][0], name=leaves[0][1], options=options)
-    return Decoded(picture.rgb, picture.note)
-
-
-def _no_picture(obj: object, name: str) -> PictureTypeError:
-    kind = f"{type(obj).__module__}.{type(obj).__qualname__}".removeprefix("builtins.")
-    return PictureTypeError(
-        f"{name} is no picture: {kind}" if name != kind else f"no picture: {kind}",
-        have="pictures are PIL images, arrays, tensors, figures, paths, URLs, bytes and open files",
-        hint="plt.gcf() for the current figure" if callable(obj) else "",
-        type=kind,
-    )
-
-
-def _brief(label: str) -> str:
-    """A label for an error: of a long path the end, which tells the file."""
-    if len(label) > 80 and "/" in label and "://" not in label:
-        label = f"…/{label.rpartition('/')[2]}"
-    return shorten(label, 80)
-
-
-def _name_of(obj: object) -> str:
-    """A name for something that the person gave none to."""
-    if isinstance(obj, str):
-        return sources.safe_name(obj)
-    if isinstance(obj, os.PathLike):
-        return sources.safe_name(os.fsdecode(obj))
-    file_name = getattr(obj, "filename", None) or getattr(obj, "name", None)
-    if isinstance(file_name, str) and file_name and (sniff.is_pil(obj) or sniff.is_file(obj)):
-        return shorten(os.path.basename(file_name), 80)
-    return type(obj).__name__
+    return decoded_cache.forget(), disk_cache.forget_downloads(limits) if downloads else 0

@@ -2,34 +2,36 @@
 
 Two pure steps. `parse_prompt` finds the marks (syntax only, see `marks`); `resolve_parts` looks names up in
 a mapping that the caller passes, evaluates each expression once, opens files and fetches URLs side by
-side. What a variable brings in is data: it is never scanned for braces, pictures or URLs. Knows
-nothing of IPython and of models.
+side. A variable that is, as a whole, a picture's URL or path is that picture; apart from that, what a
+variable brings in is data: it is never scanned for braces, pictures or URLs. Knows nothing of IPython and of
+models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from types import ModuleType
 
 from vlm_magic.errors import (
     ExpressionError,
     PictureError,
     PictureNotFoundError,
+    PictureTypeError,
     PromptError,
     VLMError,
     near_names,
-    shorten,
 )
-from vlm_magic.inputs import sources
-from vlm_magic.inputs.expressions import evaluate_field, field_names, formatted, read_field
+from vlm_magic.inputs.cell_text.expressions import evaluate_field, value_of
+from vlm_magic.inputs.cell_text.marks import BareURL, Escaped, Expression, Mark, Reference, Words
+from vlm_magic.inputs.cell_text.scanner import parse_marks
 from vlm_magic.inputs.limits import PictureOptions
-from vlm_magic.inputs.marks import BareURL, Escaped, Expression, Mark, Reference, Words, parse_marks
-from vlm_magic.inputs.pictures import is_picture_like, to_picture, try_pictures
+from vlm_magic.inputs.pictures import fetch_all, find_pictures, find_sources, is_picture_like
 from vlm_magic.messages import Picture, Text
+from vlm_magic.wording import shorten
 
-__all__ = ["Mark", "expression_names", "parse_prompt", "resolve_parts", "stayed_words"]
+__all__ = ["Mark", "parse_prompt", "resolve_parts"]
 
 
 def parse_prompt(text: str, *, calls: bool = True, first_line: int = 1) -> tuple[Mark, ...]:
@@ -41,25 +43,6 @@ def parse_prompt(text: str, *, calls: bool = True, first_line: int = 1) -> tuple
         first_line: the line of the cell that the text begins on, for errors.
     """
     return parse_marks(text, calls=calls, first_line=first_line)
-
-
-def expression_names(marks: Iterable[Mark]) -> tuple[str, ...]:
-    """Every name that the expressions of a prompt read, in order, each once."""
-    found: dict[str, None] = {}
-    for mark in marks:
-        if isinstance(mark, Expression):
-            found[mark.field.root] = None
-            found.update(dict.fromkeys(sorted(field_names(mark.field) - {mark.field.root})))
-    return tuple(found)
-
-
-def stayed_words(marks: Iterable[Mark], names: Mapping[str, object]) -> tuple[str, ...]:
-    """The braces that look like an expression and stay words, for a remark beside the proof."""
-    return tuple(
-        mark.raw
-        for mark in marks
-        if isinstance(mark, Expression) and not mark.is_strict and not mark.field.is_known(names)
-    )
 
 
 def resolve_parts(
@@ -86,67 +69,76 @@ def resolve_parts(
     options = options or PictureOptions()
     if n_lines is None:
         n_lines = marks[-1].line + marks[-1].raw.count("\n") if marks else 1
-    pending: list[_Pending] = []
+    found: list[_Found] = []
     for mark in marks:
         where = f"line {mark.line} of the cell" if n_lines > 1 else ""
         try:
-            pending.append(_resolved(mark, names, options, where))
+            found.append(_Found(mark, where, _parts_of(mark, names, options, where)))
         except VLMError as exc:
             raise _placed(exc, mark.line, where) from exc.__cause__
-    _fetch(pending, options)
-    return _merged(part for item in pending for part in item.parts)
+    _fetch(found, options)
+    return _merged(part for item in found for part in item.parts)
 
 
 @dataclass(slots=True)
-class _Pending:
-    """What one mark gives: its parts, or a URL that is still to be fetched."""
+class _Found:
+    """What one mark gives; pictures on the web are still to be fetched."""
 
     mark: Mark
     where: str
-    parts: list[Text | Picture] = field(default_factory=list)
-    url: str = ""
-    name: str = ""
+    parts: Sequence[Text | Picture]
+
+    @property
+    def source(self) -> object:
+        """What its only picture was made from."""
+        only = self.parts[0] if len(self.parts) == 1 else None
+        return only.source if isinstance(only, Picture) else None
 
 
-def _resolved(mark: Mark, names: Mapping[str, object], options: PictureOptions, where: str) -> _Pending:
+def _parts_of(
+    mark: Mark, names: Mapping[str, object], options: PictureOptions, where: str
+) -> Sequence[Text | Picture]:
     match mark:
         case Words():
-            return _Pending(mark, where, [Text(mark.raw)])
+            return [Text(mark.raw)]
         case Escaped():
             is_field = (mark.field.is_plain and not mark.field.spec) or mark.field.is_known(names)
-            return _Pending(mark, where, [Text(mark.raw[1:-1] if is_field else mark.raw)])
+            return [Text(mark.raw[1:-1] if is_field else mark.raw)]
         case Expression():
-            return _from_expression(mark, names, options, where)
-        case BareURL():
-            return _Pending(mark, where, url=mark.url, name=sources.safe_name(mark.url))
-        case Reference():
-            return _from_reference(mark, names, options, where)
+            return _of_expression(mark, names, options, where)
+        case BareURL() | Reference():
+            return _of_reference(mark, names, options, where)
 
 
-def _from_expression(
+def _of_expression(
     mark: Expression, names: Mapping[str, object], options: PictureOptions, where: str
-) -> _Pending:
+) -> Sequence[Text | Picture]:
     """The value of an expression: pictures, or its text; the braces themselves when it is none."""
-    found = mark.field
-    if not found.is_known(names):
+    value = value_of(mark.field, names, where=where)
+    if value is None:
         if mark.is_strict:
-            raise _unknown_name(found.root, names, where)
-        return _Pending(mark, where, [Text(mark.raw)])
-    value = evaluate_field(found, names, where=where)
-    if not found.conversion and not found.spec:
-        if url := _url_of(value):
-            return _Pending(mark, where, url=url, name=found.source)
-        pictures = try_pictures(value, found.source, options=options)
-        if pictures is not None:
-            return _Pending(mark, where, list(pictures))
-    return _Pending(mark, where, [Text(formatted(found, value, names, where=where))])
+            raise _unknown_name(mark.field.root, names, where)
+        return [Text(mark.raw)]
+    if value.is_bare and isinstance(value.obj, ModuleType):
+        name = shorten(mark.field.source, 60)
+        raise PictureTypeError(
+            f"{{{name}}} is a module, neither a picture nor a text",
+            have=shorten(repr(value.obj), 100),
+            hint=f"something in it, {{{name}.…}}; {{{name}!s}} for this text",
+        )
+    try:
+        pictures = find_pictures(value.obj, mark.field.source, options=options) if value.is_bare else None
+    except PictureError as exc:
+        raise _offering_text(exc, mark, value.obj) from exc.__cause__
+    return [Text(value.text)] if pictures is None else pictures
 
 
-def _url_of(value: object) -> str:
-    """The URL of a `Picture` that a person made from one, or ""."""
-    if isinstance(value, Picture) and value.image is None and isinstance(value.source, str):
-        return value.source if value.source[:5].lower() != "data:" and sources.is_url(value.source) else ""
-    return ""
+def _offering_text(exc: PictureError, mark: Mark, value: object) -> PictureError:
+    """The error of a text that names a picture and has none: the way to write the text itself comes first."""
+    if isinstance(mark, Expression) and isinstance(value, str):
+        rest = f"; or {exc.hint}" if exc.hint else ""
+        exc.hint = f"{{{shorten(mark.field.source, 60)}!s}} for the text itself{shorten(rest, 110)}"
+    return exc
 
 
 def _unknown_name(name: str, names: Mapping[str, object], where: str) -> PictureNotFoundError:
@@ -156,7 +148,7 @@ def _unknown_name(name: str, names: Mapping[str, object], where: str) -> Picture
         have, hint = shorten(", ".join(near), 160), f"{{{shorten(near[0], 60)}}}"
     else:
         pictures = [key for key in own if is_picture_like(names[key])][:8]
-        have = shorten(f"pictures: {', '.join(pictures)}", 160) if pictures else "no name that is near"
+        have = shorten(f"pictures: {', '.join(pictures)}", 160) if pictures else "no similar name"
         hint = f"{{{{{shorten(name, 60)}}}}} for the braces themselves"
     place = f", {where}" if where else ""
     return PictureNotFoundError(
@@ -168,74 +160,44 @@ def _unknown_name(name: str, names: Mapping[str, object], where: str) -> Picture
     )
 
 
-def _from_reference(
-    mark: Reference, names: Mapping[str, object], options: PictureOptions, where: str
-) -> _Pending:
-    """The picture or pictures of ``![alt](source)``."""
-    name = mark.alt or sources.safe_name(mark.source)
-    inner = read_field(mark.source, 0) if mark.source.startswith("{") else None
-    if inner is not None and inner.end == len(mark.source) and inner.is_known(names):
-        value = evaluate_field(inner, names, where=where)
-        return _from_variable(mark, inner.source, value, options, where)
-    if used := _used_variable(mark.source, names):
+def _of_reference(
+    mark: Reference | BareURL, names: Mapping[str, object], options: PictureOptions, where: str
+) -> Sequence[Picture]:
+    """The picture or pictures of ``![alt](source)`` or of a URL."""
+    known = next((field for field in mark.fields if field.is_known(names)), None)
+    if known is None:
+        return find_sources(mark.source, mark.alt, options=options)
+    if known is not mark.field:
         raise PromptError(
-            f"a variable inside ![](…): {{{used}}}",
-            have="only what stands in the cell is opened or fetched",
-            hint="{Picture(path)} with the path in a variable, from vlm_magic import Picture",
+            f"a variable inside ![](…): {{{known.source}}}",
+            have="a source is a whole: what stands in the cell, or what one variable holds",
+            hint="path = … in a cell above, then {path}; or {Picture(…)}, from vlm_magic import Picture",
         )
-    if mark.source[:5].lower() != "data:" and sources.is_url(mark.source):
-        return _Pending(mark, where, url=mark.source, name=name)
-    is_file = mark.source[:5].lower() == "data:" or sources.existing_path(mark.source) is not None
-    if not is_file and sources.is_pattern(mark.source):
-        files = sources.find_files(mark.source, options)
-        return _Pending(mark, where, [_of_file(path, options) for path in files])
-    return _Pending(mark, where, [to_picture(mark.source, name=name, options=options)])
-
-
-def _of_file(path: Path, options: PictureOptions) -> Picture:
-    return to_picture(path, name=sources.safe_name(str(path)), options=options)
-
-
-def _from_variable(
-    mark: Reference, source: str, value: object, options: PictureOptions, where: str
-) -> _Pending:
-    """``![]({cat})``: the picture itself; a string would be data, and data is never opened."""
-    pictures = try_pictures(value, mark.alt or source, options=options)
+    value = evaluate_field(known, names, where=where)
+    pictures = find_pictures(value, mark.alt or known.source, options=options)
     if pictures is None:
         raise PromptError(
-            f"![]({{{source}}}) holds no picture: {type(value).__name__}",
-            have="what a variable holds is never opened or fetched",
-            hint=f"{{Picture({source})}}, after from vlm_magic import Picture",
+            f"![]({{{known.source}}}) is not a picture: {type(value).__name__}",
+            have="a URL, a data URI, the path of a picture file, or a picture; no other text is opened",
+            hint=f"{{Picture({known.source})}} opens any path, from vlm_magic import Picture",
         )
-    return _Pending(mark, where, list(pictures))
+    return pictures
 
 
-def _used_variable(source: str, names: Mapping[str, object]) -> str:
-    """The first known expression in a source, or ""."""
-    start = source.find("{")
-    while start >= 0:
-        found = read_field(source, start)
-        if found is not None and found.is_known(names):
-            return found.source
-        start = source.find("{", start + 1)
-    return ""
-
-
-def _fetch(pending: list[_Pending], options: PictureOptions) -> None:
-    """Fetch all URLs side by side, each once, and decode them in order."""
-    waiting = [item for item in pending if item.url]
-    if not waiting:
-        return
-    from vlm_magic.inputs.fetch import fetch_side_by_side
-
-    fetched = fetch_side_by_side([item.url for item in waiting], limits=options.fetch)
-    for item in waiting:
+def _fetch(found: Sequence[_Found], options: PictureOptions) -> None:
+    """Fetch what is on the web side by side, and decode it in order."""
+    waiting = [part for item in found for part in item.parts if isinstance(part, Picture)]
+    fetched = fetch_all(waiting, options)
+    for item in found:
         try:
-            data = fetched[item.url]
-            if isinstance(data, BaseException):
-                raise data
-            item.parts = [to_picture(item.url, name=item.name, options=options, fetched=data)]
+            item.parts = [
+                each
+                for part in item.parts
+                for each in ([part] if isinstance(part, Text) else fetched.pictures(part))
+            ]
         except VLMError as exc:
+            if isinstance(exc, PictureError) and len(item.parts) == 1:
+                exc = _offering_text(exc, item.mark, item.source)
             raise _placed(exc, item.mark.line, item.where) from exc.__cause__
 
 

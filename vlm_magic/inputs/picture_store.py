@@ -2,27 +2,23 @@
 
 A saved notebook keeps words and thumbnails; the pixels that the model was shown are here, bounded in
 bytes, in one folder for each notebook, readable by their owner alone. Files are named by the hash of
-the picture's digest, written aside and renamed, and checked against that digest when they are read;
-the least recently used go first. Neighbours: `cache` keeps downloads; the workspace is the caller.
+the picture's digest and checked against that digest when they are read. Neighbours: `disk_store` keeps
+files; the workspace is the caller.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 import secrets
-import shutil
 import threading
-import time
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_magic.errors import VLMError
-from vlm_magic.inputs.cache import write_aside
+from vlm_magic.inputs.disk_store import DiskStore, cache_folder
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.inputs.pictures import to_picture
 from vlm_magic.messages import Picture
@@ -34,7 +30,6 @@ __all__ = ["PictureStore"]
 
 DEFAULT_BYTES = 500_000_000
 _ANY_SIZE = PictureOptions(max_megapixels=1_000)  # these were decoded before, under the person's limits
-_ABANDONED_S = 3600.0  # a file that another kernel began to write and never finished
 
 
 class PictureStore:
@@ -64,10 +59,11 @@ class PictureStore:
     @property
     def folder(self) -> Path:
         """The folder of all notebooks; it is looked up anew, for tests and people move their caches."""
-        if self._folder is not None:
-            return self._folder
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        return Path(base) / "vlm_magic" / "pictures"
+        return self._folder if self._folder is not None else cache_folder("pictures")
+
+    @property
+    def _store(self) -> DiskStore:
+        return DiskStore(self.folder, self.limit_bytes, ("[0-9a-f]" * 32,))
 
     @property
     def shown_key(self) -> str:
@@ -99,25 +95,21 @@ class PictureStore:
         """The picture with this digest that the notebook with this key has kept; None where it is gone."""
         if not re.fullmatch(r"[0-9a-f]{32}", key):
             return None
-        path = self.folder / key / _hash(digest)
+        data = self._store.read(f"{key}/{_hash(digest)}")
+        if data is None:
+            return None
         try:
-            found = to_picture(path.read_bytes(), name="kept picture", options=_ANY_SIZE)
-        except (OSError, VLMError):
+            found = to_picture(data, name="kept picture", options=_ANY_SIZE)
+        except VLMError:
             return None
-        if found.digest != digest:
-            return None
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return found.rgb
+        return found.rgb if found.digest == digest else None
 
-    def forget(self) -> int:
-        """Delete the kept pictures of all notebooks; the number of bytes that were freed."""
+    def forget(self, *, everywhere: bool = False) -> int:
+        """Delete the kept pictures of this notebook, or of all; the number of bytes that were freed."""
         self.wait()
         with self._lock:
-            n_bytes = sum(size for _, size, _ in self._files())
-            shutil.rmtree(self.folder, ignore_errors=True)
             self._written.clear()
-        return n_bytes
+            return self._store.clear("" if everywhere else self.key)
 
     def _write(self, pictures: list[Picture]) -> None:
         with self._lock:
@@ -128,44 +120,13 @@ class PictureStore:
                     self._written.discard(picture.digest)
 
     def _write_one(self, picture: Picture) -> None:
-        folder = self.folder / self.key
-        path = folder / _hash(picture.digest)
-        if path.exists():
-            os.utime(path)
+        name = f"{self.key}/{_hash(picture.digest)}"
+        if self._store.has(name):
             return
         buffer = BytesIO()
         # Lossless, for the model must see the same pixels again; level 1 is a fifth of the default's time.
         picture.rgb.save(buffer, "PNG", compress_level=1)
-        if buffer.tell() > self.limit_bytes:
-            return
-        for owned in (self.folder, folder):
-            owned.mkdir(parents=True, exist_ok=True, mode=0o700)
-            owned.chmod(0o700)
-        write_aside(path, buffer.getvalue())
-        self._make_room()
-
-    def _make_room(self) -> None:
-        """Delete the least recently used pictures above the limit, and folders that are empty then."""
-        files = self._files()
-        total = sum(size for _, size, _ in files)
-        for used_at, size, path in sorted(files):
-            is_abandoned = path.name.startswith(".part-") and time.time() - used_at > _ABANDONED_S
-            if total <= self.limit_bytes and not is_abandoned:
-                continue
-            with contextlib.suppress(OSError):
-                path.unlink()
-                total -= size
-            with contextlib.suppress(OSError):
-                path.parent.rmdir()  # only where it is empty
-
-    def _files(self) -> list[tuple[float, int, Path]]:
-        """(last use, bytes, path) of every kept picture."""
-        files = []
-        for path in self.folder.glob("*/*"):
-            with contextlib.suppress(OSError):
-                found = path.stat()
-                files.append((found.st_mtime, found.st_size, path))
-        return files
+        self._store.write(name, buffer.getvalue())
 
 
 def _hash(text: str) -> str:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import io
+from importlib.util import find_spec
 from typing import Any
 
 from vlm_magic.errors import PictureDecodeError, PictureError, PictureTooLargeError, PictureTypeError
-from vlm_magic.inputs import sniff
-from vlm_magic.inputs.decode import Decoded, decode_picture
 from vlm_magic.inputs.limits import DEFAULT_MEGAPIXELS, PictureOptions
+from vlm_magic.inputs.pixels import sniff
+from vlm_magic.inputs.pixels.decode import Decoded, decode_picture
+from vlm_magic.wording import shorten
 
 __all__ = ["draw_plot", "show_object"]
 
@@ -27,6 +29,8 @@ def draw_plot(obj: Any, name: str, options: PictureOptions) -> Decoded:
         PictureTooLargeError: a figure of more pixels than allowed.
         PictureDecodeError: drawing failed.
     """
+    if sniff.has_type(obj, "seaborn.axisgrid._BaseGrid"):
+        obj = obj.figure
     if sniff.is_plot_group(obj):
         obj = next(iter(_artists(obj)))
     axes = obj if sniff.has_type(obj, "matplotlib.axes.Axes") else getattr(obj, "axes", None)
@@ -34,12 +38,20 @@ def draw_plot(obj: Any, name: str, options: PictureOptions) -> Decoded:
     while figure is not None and not sniff.has_type(figure, "matplotlib.figure.Figure"):
         axes, figure = None, getattr(figure, "figure", None)  # a subfigure: its figure
     if figure is None:
-        raise PictureTypeError(f"{name} belongs to no figure", hint="plt.gcf() for the current figure")
+        raise PictureTypeError(
+            f"{name} belongs to no figure",
+            have=f"a {type(obj).__name__} by itself",
+            hint="plt.gcf() for the current figure",
+        )
     _check_figure(figure, name, options)
     try:
         data = _drawn(figure, axes if sniff.has_type(axes, "matplotlib.axes.Axes") else None)
     except Exception as exc:
-        raise PictureDecodeError(f"{name} cannot be drawn", have=f"{type(exc).__name__}: {exc}") from exc
+        raise PictureDecodeError(
+            f"{name} cannot be drawn",
+            have=f"{type(exc).__name__}: {exc}",
+            hint="fig.savefig(…) in a cell of its own",
+        ) from exc
     return decode_picture(data, name=name, options=options)
 
 
@@ -56,7 +68,7 @@ def _check_figure(figure: Any, name: str, options: PictureOptions) -> None:
     if megapixels > limit:
         raise PictureTooLargeError(
             f"{name} is a figure of {megapixels:.0f} megapixels",
-            have=f"at most {limit:g} are drawn unless asked for",
+            have=f"at most {limit:g} are drawn unless more is asked for",
             hint="a smaller figsize or dpi",
             megapixels=megapixels,
         )
@@ -96,14 +108,16 @@ def show_object(
         PictureTypeError: what it shows holds no picture.
         PictureDecodeError: its repr failed, or its picture is broken.
     """
-    if figure := _figure_of(obj):
-        return draw_plot(figure, name, options)
     try:
         data = _exported(obj, name) or _shown(obj)
     except PictureError:
         raise
     except Exception as exc:
-        raise missing(f"{name} cannot show itself", have=f"{type(exc).__name__}: {exc}") from exc
+        raise missing(
+            f"{name} cannot show itself",
+            have=f"{type(exc).__name__}: {exc}",
+            hint="save it as PNG, and give its path",
+        ) from exc
     if data is None:
         raise missing(
             f"{name} shows no picture",
@@ -113,17 +127,8 @@ def show_object(
     return decode_picture(data, name=name, options=options)
 
 
-def _figure_of(obj: Any) -> Any:
-    """The matplotlib figure of a seaborn grid, or None."""
-    if sniff.has_type(obj, "seaborn.axisgrid._BaseGrid"):
-        return obj.figure
-    return None
-
-
 def _exported(obj: Any, name: str) -> bytes | None:
     """The PNG of a chart that needs a helper for it; None for anything else."""
-    if sniff.has_type(obj, "IPython.core.display.Image", "IPython.display.Image"):
-        return obj.data if isinstance(obj.data, bytes) else None
     is_plotly = sniff.has_type(obj, "plotly.basedatatypes.BaseFigure")
     is_altair = sniff.has_type(obj, "altair.TopLevelMixin", "altair.vegalite.v5.api.TopLevelMixin")
     if not is_plotly and not is_altair:
@@ -136,10 +141,16 @@ def _exported(obj: Any, name: str) -> bytes | None:
         obj.save(buffer, format="png")
         return buffer.getvalue()
     except Exception as exc:
+        is_missing = (
+            isinstance(exc, ImportError) or find_spec(helper.replace("-python", "").replace("-", "_")) is None
+        )
+        words = shorten(f"{type(exc).__name__}: {exc}", 150)
+        needs_browser = not is_missing and "chrome" in words.lower()
+        hint = "a Chrome or Chromium: plotly_get_chrome in a terminal" if needs_browser else "save it as PNG"
         raise PictureTypeError(
-            f"{name} cannot be made a picture",
-            have=f"that needs the package {helper}",
-            hint=f"%pip install {helper}",
+            f"{name} cannot be turned into a picture",
+            have=f"that needs the package {helper}" if is_missing else f"{helper} failed: {words}",
+            hint=f"%pip install {helper}" if is_missing else hint,
         ) from exc
 
 

@@ -3,7 +3,7 @@
 Every hop's address is checked before anything is connected to, and the connection goes to the address
 that was checked (`addresses`, `connections`). Nothing is taken from the environment: no proxy unless asked
 for, no netrc, no cookies; a password in the URL goes to that host alone and into no message. Fresh
-downloads come from the disk cache (`cache`). Knows nothing of decoding; only the first bytes are looked
+downloads come from `disk_cache`. Knows nothing of decoding; only the first bytes are looked
 at, to stop early when they begin no picture.
 """
 
@@ -23,18 +23,18 @@ from vlm_magic.errors import (
     FetchTimeoutError,
     FetchTooLargeError,
     VLMError,
-    shorten,
 )
-from vlm_magic.inputs import cache
-from vlm_magic.inputs.addresses import host_of, is_allowed, is_public
-from vlm_magic.inputs.headers import format_of, looks_like
+from vlm_magic.inputs.download import disk_cache
+from vlm_magic.inputs.download.addresses import host_of, is_allowed, is_public
 from vlm_magic.inputs.limits import FetchLimits
-from vlm_magic.inputs.sources import safe_name
+from vlm_magic.inputs.locate import safe_name
+from vlm_magic.inputs.pixels.headers import format_of, holder_of, looks_like
+from vlm_magic.wording import shorten
 
 if TYPE_CHECKING:
     import requests
 
-    from vlm_magic.inputs.connections import Deadline
+    from vlm_magic.inputs.download.connections import Deadline
 
 __all__ = ["fetch_picture_bytes", "fetch_side_by_side"]
 
@@ -68,9 +68,9 @@ def fetch_picture_bytes(
     """
     limits = limits or FetchLimits()
     key = _cache_key(url, limits)
-    if key and (data := cache.cached_bytes(key, limits)) is not None:
+    if key and (data := disk_cache.cached_bytes(key, limits)) is not None:
         return data
-    from vlm_magic.inputs.connections import Deadline
+    from vlm_magic.inputs.download.connections import Deadline
 
     with deadline or Deadline(limits.deadline_s) as clock:
         try:
@@ -84,7 +84,7 @@ def fetch_picture_bytes(
             has_secret = "?" in url or "@" in url
             raise _failure(url, exc, limits, clock) from (None if has_secret else exc)
     if key:
-        cache.keep(key, data, seconds, limits)
+        disk_cache.keep(key, data, seconds, limits)
     return data
 
 
@@ -96,7 +96,7 @@ def fetch_side_by_side(
     An interrupt closes every connection and is raised at once.
     """
     limits = limits or FetchLimits()
-    from vlm_magic.inputs.connections import Deadline
+    from vlm_magic.inputs.download.connections import Deadline
 
     todo = list(dict.fromkeys(urls))
     results: dict[str, bytes | Exception] = {}
@@ -157,7 +157,7 @@ class _Download:
             is_same_host = host_of(url) == origin
             response, session = self.ask(url, auth if is_same_host else None)
             with session, response:
-                self.lifetime_s = min(self.lifetime_s, cache.lifetime_s(response.headers))
+                self.lifetime_s = min(self.lifetime_s, disk_cache.lifetime_s(response.headers))
                 target = response.headers.get("Location", "")
                 if response.status_code in _REDIRECTS and target:
                     url = self.redirected(url, target)
@@ -165,12 +165,14 @@ class _Download:
                 self.check_status(response)
                 return self.body(response), self.lifetime_s
         raise FetchError(
-            f"{self.shown} redirects more than {self.limits.max_redirects} times", hint="the final address"
+            f"{self.shown} redirects more than {self.limits.max_redirects} times",
+            have="a picture's address leads to it in a few steps",
+            hint="the final address",
         )
 
     def ask(self, url: str, auth: tuple[str, str] | None) -> tuple[requests.Response, requests.Session]:
         """Send one request and read the headers of its answer."""
-        from vlm_magic.inputs.connections import new_session
+        from vlm_magic.inputs.download.connections import new_session
 
         self.check_time()
         _, host, port = host_of(url)
@@ -214,6 +216,7 @@ class _Download:
             raise FetchRefusedError(
                 f"{self.shown} redirects to a {shorten(scheme, 20)}: address",
                 have="only http and https are followed",
+                hint="the final address, if it is on the web",
             )
         return _split_credentials(target)[0]
 
@@ -222,13 +225,19 @@ class _Download:
         if status == 200:
             return
         reason = shorten(response.reason or "", 60)
+        by_hand = "download it in a browser, and give its path"
         hints = {
-            404: "the address in a browser",
-            401: "download it, and give its path",
-            403: "download it, and give its path",
+            404: "the address in a browser: its spelling, or where it has moved",
+            401: by_hand,
+            403: by_hand,
         }
+        told = "the page says no picture" if status < 400 else "the server has no such picture for us"
+        told = "the server failed, or is busy" if status >= 500 or status == 429 else told
         raise FetchStatusError(
-            f"{self.shown} answered {status} {reason}".rstrip(), hint=hints.get(status, ""), status=status
+            f"{self.shown} answered {status} {reason}".rstrip(),
+            have=told,
+            hint=hints.get(status, f"again later, or {by_hand}"),
+            status=status,
         )
 
     def check_time(self) -> None:
@@ -260,16 +269,17 @@ class _Download:
         megabytes = self.limits.max_bytes / 1e6
         return FetchTooLargeError(
             f"{self.shown} is larger than {megabytes:g} MB",
+            have="no more is downloaded",
             hint="download it, and give its path",
             max_bytes=self.limits.max_bytes,
         )
 
     def check_picture(self, data: bytes | bytearray, response: requests.Response) -> None:
         head = bytes(data[:_SNIFFED_BYTES])
-        if format_of(head) is None:
+        if format_of(head) is None and holder_of(head) is None:
             kind = shorten(response.headers.get("Content-Type", "no type"), 60)
             raise FetchError(
-                f"{self.shown} is no picture",
+                f"{self.shown} is not a picture",
                 have=f"the server sent {kind}; it looks like {looks_like(head)}",
                 hint="the address of the picture itself, not of its page",
             )
@@ -282,7 +292,9 @@ def _inflater(encoding: str, shown: str) -> Any:
         return None
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise FetchError(
-            f"{shown} is compressed as {shorten(encoding, 20)}", have="nothing like that was asked for"
+            f"{shown} is compressed as {shorten(encoding, 20)}",
+            have="an uncompressed answer was asked for",
+            hint="download it, and give its path",
         )
     return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress
 
@@ -297,7 +309,9 @@ def _split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError as exc:
-        raise FetchRefusedError("a URL that cannot be read", have=str(exc).split(":")[0]) from exc
+        raise FetchRefusedError(
+            "a URL that cannot be read", have=str(exc).split(":")[0], hint="check its spelling in a browser"
+        ) from exc
     userinfo, at, host = parts.netloc.rpartition("@")
     if not at:
         return url, None
@@ -339,6 +353,7 @@ def _refused(host: str) -> FetchRefusedError:
 def _too_late(url: str, limits: FetchLimits) -> FetchTimeoutError:
     return FetchTimeoutError(
         f"{safe_name(url)} took more than {limits.deadline_s:g} s",
+        have="that is the time for all of it: name, connection, redirects and every byte",
         hint="again later, or download it and give its path",
         deadline_s=limits.deadline_s,
     )
@@ -346,7 +361,7 @@ def _too_late(url: str, limits: FetchLimits) -> FetchTimeoutError:
 
 def _failure(url: str, exc: Exception, limits: FetchLimits, clock: Deadline) -> VLMError:
     """The error of ours for whatever requests, urllib3 or the socket raised."""
-    from vlm_magic.inputs.connections import our_error
+    from vlm_magic.inputs.download.connections import our_error
 
     if clock.has_passed:
         return _too_late(url, limits)
@@ -355,7 +370,11 @@ def _failure(url: str, exc: Exception, limits: FetchLimits, clock: Deadline) -> 
         return ours
     shown, kind = safe_name(url), type(exc).__name__
     if (isinstance(exc, ValueError) and "URL" in kind) or isinstance(exc, UnicodeError):
-        return FetchRefusedError(f"{shown} cannot be read as a URL", hint="its spelling, in a browser")
+        return FetchRefusedError(
+            f"{shown} cannot be read as a URL",
+            have="http(s)://host/path",
+            hint="check its spelling in a browser",
+        )
     words = {
         "SSLError": "its certificate does not check out",
         "ConnectTimeout": "no answer",

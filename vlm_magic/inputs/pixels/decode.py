@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from PIL import Image
 
-from vlm_magic.errors import PictureDecodeError, PictureError, PictureTooLargeError, shorten
-from vlm_magic.inputs import headers
+from vlm_magic.errors import PictureDecodeError, PictureError, PictureTooLargeError
 from vlm_magic.inputs.limits import DEFAULT_MEGAPIXELS, JPEG_MEGAPIXELS, PictureOptions
-from vlm_magic.inputs.modes import orientation_of, to_rgb
+from vlm_magic.inputs.pixels import headers
+from vlm_magic.inputs.pixels.modes import orientation_of, to_rgb
+from vlm_magic.inputs.pixels.read_file import ReadFile
+from vlm_magic.wording import shorten, size_words
 
 __all__ = ["FORMATS", "Decoded", "decode_picture", "decode_pillow", "fitted"]
 
@@ -51,6 +54,7 @@ class Decoded:
 
     image: Image.Image
     note: str = ""
+    full_px: tuple[int, int] | None = None  # (width, height) before it was reduced, where it was
 
 
 def decode_picture(source: bytes | IO[bytes], *, name: str, options: PictureOptions) -> Decoded:
@@ -73,7 +77,9 @@ def decode_picture(source: bytes | IO[bytes], *, name: str, options: PictureOpti
         except PictureError:
             raise
         except MemoryError:
-            raise PictureTooLargeError(f"{name} does not fit in memory", hint="a smaller picture") from None
+            raise PictureTooLargeError(
+                f"{name} does not fit in memory", have="no more is free", hint="a smaller picture"
+            ) from None
         except Exception as exc:
             cause = shorten(str(exc) or type(exc).__name__, 160)
             raise PictureDecodeError(
@@ -86,7 +92,7 @@ def _decode(file: IO[bytes], name: str, options: PictureOptions) -> Decoded:
     kind = headers.format_of(head)
     if kind is None:
         raise PictureDecodeError(
-            f"{name} is no picture", have=f"it looks like {headers.looks_like(head)}", hint=f"{FORMATS}"
+            f"{name} is not a picture", have=f"it looks like {headers.looks_like(head)}", hint=f"{FORMATS}"
         )
     file.seek(0)
     scale = 1
@@ -96,12 +102,15 @@ def _decode(file: IO[bytes], name: str, options: PictureOptions) -> Decoded:
         check_size(size, name, options.max_megapixels, kind)
     file.seek(0)
     image = _open(kind, file, name)
+    stored = image.size
     check_size(image.size, name, options.max_megapixels, kind)
     _check_tiff(image, file, name, options)
     notes = _reduce_jpeg(image, scale, options.longest_px) if kind == "JPEG" else []
     notes += _frame_notes(image, file)
+    _leave_default_image(image)
     rgb, more = to_rgb(image, may_halve=options.max_megapixels is None)
-    return fitted(rgb, [*notes, *more], options.longest_px)
+    upright = stored[::-1] if orientation_of(image) in (5, 6, 7, 8) else stored
+    return replace(fitted(rgb, [*notes, *more], options.longest_px), full_px=upright)
 
 
 def decode_pillow(image: Image.Image, *, name: str, options: PictureOptions) -> Decoded:
@@ -111,8 +120,13 @@ def decode_pillow(image: Image.Image, *, name: str, options: PictureOptions) -> 
         PictureDecodeError: it has no pixels, or its file is broken.
         PictureTooLargeError: more pixels than allowed.
     """
+    image = _unmapped(image, name)
     if 0 in image.size:
-        raise PictureDecodeError(f"{name} has no pixels", have=f"its size is {image.width}×{image.height}")
+        raise PictureDecodeError(
+            f"{name} has no pixels",
+            have=f"its size is {image.width}×{image.height}",
+            hint="how it was cropped",
+        )
     check_size(image.size, name, options.max_megapixels)
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -121,11 +135,28 @@ def decode_pillow(image: Image.Image, *, name: str, options: PictureOptions) -> 
             if orientation_of(image, is_derived=not hasattr(image, "filename")) > 1:
                 notes.insert(0, "turned upright by its EXIF")
         except PictureError as exc:
-            raise PictureDecodeError(f"{name} is {exc.what}", have=exc.have) from exc
+            raise PictureDecodeError(f"{name} is {exc.what}", have=exc.have, hint=exc.hint) from exc
         except Exception as exc:
             cause = shorten(str(exc) or type(exc).__name__, 160)
-            raise PictureDecodeError(f"{name} cannot be read", have=cause) from exc
+            raise PictureDecodeError(
+                f"{name} cannot be read", have=cause, hint="image.load() in a cell of its own shows more"
+            ) from exc
     return fitted(rgb.copy() if rgb.im is image.im else rgb, notes, options.longest_px)
+
+
+def _unmapped(image: Image.Image, name: str) -> Image.Image:
+    """A picture of Pillow; where its file would be mapped to be decoded, that is opened again to be read.
+
+    A file that is cut short while it is mapped ends the process.
+    """
+    path, tiles = getattr(image, "filename", ""), getattr(image, "tile", None) or []
+    is_mapped = bool(path) and any(image.format == "TIFF" or tile[0] == "raw" for tile in tiles)
+    if not is_mapped or not os.path.isfile(path):
+        return image
+    again: Any = type(image)(ReadFile(open(path, "rb"), name))  # type: ignore[call-arg]  # noqa: SIM115
+    if image.tell():
+        again.seek(image.tell())
+    return again  # type: ignore[no-any-return]
 
 
 def check_size(size: tuple[int, int], name: str, max_megapixels: float | None, kind: str = "") -> None:
@@ -135,7 +166,7 @@ def check_size(size: tuple[int, int], name: str, max_megapixels: float | None, k
     if megapixels > limit:
         raise PictureTooLargeError(
             f"{name} has {megapixels:.0f} megapixels ({size[0]}×{size[1]})",
-            have=f"at most {limit:g} are decoded unless asked for",
+            have=f"at most {limit:g} are decoded unless more is asked for",
             hint=f"%config VLMMagics.max_megapixels = {megapixels + 1:.0f}, or a smaller picture",
             megapixels=megapixels,
             limit=limit,
@@ -153,7 +184,9 @@ def _check_jpeg(file: IO[bytes], name: str, options: PictureOptions) -> int:
         n_scans = sum(block.count(b"\xff\xda") for block in iter(lambda: file.read(1 << 20), b""))
         if n_scans > _MAX_SCANS:
             raise PictureDecodeError(
-                f"{name} is a JPEG in {n_scans} scans", have=f"at most {_MAX_SCANS} are read"
+                f"{name} is a JPEG in {n_scans} scans",
+                have=f"at most {_MAX_SCANS} are read",
+                hint="save it again as a usual JPEG",
             )
     if options.max_megapixels is not None:
         return 1  # asked for by name: every pixel, whatever it costs
@@ -199,7 +232,7 @@ def _check_tiff(image: Image.Image, file: IO[bytes], name: str, options: Picture
     file.seek(position)
     if options.max_megapixels is None and n_bytes + 4 * image.width * image.height > _TIFF_BYTES:
         raise PictureTooLargeError(
-            f"{name} is a TIFF file of {n_bytes / 1e6:.0f} MB",
+            f"{name} is a TIFF file of {size_words(n_bytes)}",
             have=f"{image.width}×{image.height} pixels; file and pixels together take too much memory",
             hint="%config VLMMagics.max_megapixels = 50 reads it all the same; or save it as PNG",
         )
@@ -231,6 +264,15 @@ def fitted(rgb: Image.Image, notes: list[str], longest_px: int | None) -> Decode
     return Decoded(rgb, ", ".join(notes))
 
 
+def _leave_default_image(image: Any) -> None:
+    """Of an animated PNG whose default image is none of its frames, browsers show the frames."""
+    if getattr(image, "default_image", False) and getattr(image, "n_frames", 1) > 1:
+        try:
+            image.seek(1)
+        except (EOFError, OSError, SyntaxError, ValueError):
+            image.seek(0)  # a broken frame: the default image is there for that
+
+
 def _frame_notes(image: Any, file: IO[bytes]) -> list[str]:
     """Which frame it is, when there are several."""
     try:
@@ -239,7 +281,8 @@ def _frame_notes(image: Any, file: IO[bytes]) -> list[str]:
         if image.format == "GIF" and file.seek(0, io.SEEK_END) > _COUNTED_GIF_BYTES:
             return ["first frame of an animation"]
         word = "pages" if image.format == "TIFF" else "frames"
-        return [f"first of {image.n_frames} {word}"]
+        n_frames = image.n_frames - bool(getattr(image, "default_image", False))
+        return [f"first of {n_frames} {word}"] if n_frames > 1 else []
     except Exception:  # a broken later frame says nothing about the first
         return []
     finally:

@@ -1,8 +1,7 @@
-r"""From the text of a cell to marks: words, fields in braces, picture references, picture URLs.
+r"""From the text of a cell to its `marks`.
 
-Syntax only: nothing is looked up, opened or evaluated, and the raw text of the marks put together is
-the text again. Code (fenced, between backticks, f-strings), JSON documents and LaTeX stay words,
-whatever names they hold. Which fields are expressions is decided in `prompt`, where the names are known.
+Syntax only: nothing is looked up, opened or evaluated. Code (fenced, between backticks, f-strings), JSON
+documents and LaTeX stay words, whatever names they hold.
 
 How LaTeX is told from a field: braces behind a ``\command``, behind ``^``, behind ``_`` with a single
 letter or a bracket before it, and all within ``$…$``, ``\(…\)``, ``\[…\]`` and environments.
@@ -15,69 +14,14 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import replace
+from itertools import islice
 
-from vlm_magic.inputs.expressions import Field, read_field
-from vlm_magic.inputs.links import end_of_source, ends_like_picture, without_punctuation
+from vlm_magic.inputs.cell_text.expressions import Field, read_field
+from vlm_magic.inputs.cell_text.links import end_of_source, ends_like_picture, without_punctuation
+from vlm_magic.inputs.cell_text.marks import BareURL, Escaped, Expression, Mark, Reference, Words
 
-__all__ = ["BareURL", "Escaped", "Expression", "Mark", "Reference", "Words", "parse_marks"]
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Text that stays as it is."""
-
-    raw: str
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
-class Expression:
-    """``{expr}``: replaced when the name it starts from exists.
-
-    Attributes:
-        raw: the text as written, braces included.
-        line: line of the cell, from 1.
-        field: what stands between the braces.
-        is_strict: a missing name is a mistake, not braces that mean something else.
-    """
-
-    raw: str
-    line: int
-    field: Field
-    is_strict: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Escaped:
-    """``{{expr}}``: the way to write ``{expr}`` literally."""
-
-    raw: str
-    line: int
-    field: Field
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """``![alt](source)``: a picture by path, pattern, URL or data URI."""
-
-    raw: str
-    line: int
-    alt: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class BareURL:
-    """An http(s) URL that ends like a picture's."""
-
-    raw: str
-    line: int
-    url: str
-
-
-Mark: TypeAlias = Words | Expression | Escaped | Reference | BareURL
+__all__ = ["parse_marks"]
 
 _TRIGGER = re.compile(
     r"`+|^ {0,3}~{3,}|\\|\$|\{|\[(?=\s*[\[{\"])|!\[|<?https?://|(?<!\w)[rR]?[fF][rR]?[\"']", re.M
@@ -353,7 +297,15 @@ class _Scanner:
         if not source.strip():
             return end + 1, None
         name = re.sub(r"\\(.)", r"\1", alt[1]).strip()
-        return end + 1, Reference(text[start : end + 1], self.line(start), name, source.strip())
+        source = source.strip()
+        return end + 1, Reference(
+            text[start : end + 1], self.line(start), name, source, self.fields_in(source)
+        )
+
+    def fields_in(self, source: str) -> tuple[Field, ...]:
+        """What in a picture's source may be an expression: the first hundred braces are looked at."""
+        starts = islice((found.start() for found in re.finditer(r"\{", source)), 100)
+        return tuple(field for start in starts if (field := read_field(source, start, calls=self.calls)))
 
     def at_url(self, start: int) -> tuple[int, Mark | None]:
         text = self.text

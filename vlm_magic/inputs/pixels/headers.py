@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-__all__ = ["HEIC", "JpegHeader", "format_of", "jpeg_header", "looks_like", "webp_size"]
+__all__ = ["HEIC", "JpegHeader", "format_of", "holder_of", "jpeg_header", "looks_like", "webp_size"]
 
 HEIC = "HEIC"
 _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"))
@@ -41,6 +41,15 @@ def format_of(head: bytes) -> str | None:  # noqa: PLR0911 - one line per format
     return None
 
 
+def holder_of(head: bytes) -> str | None:
+    """What a file is that holds several pictures, "PDF" or "video"; None for anything else."""
+    if head.startswith(b"%PDF-"):
+        return "PDF"
+    is_media = head[4:8] == b"ftyp" and format_of(head) is None
+    is_matroska, is_avi = head.startswith(b"\x1aE\xdf\xa3"), head[:4] == b"RIFF" and head[8:12] == b"AVI "
+    return "video" if is_media or is_matroska or is_avi else None
+
+
 def _container_format(head: bytes) -> str | None:
     """AVIF or HEIC by the brands of an ISO media file."""
     brands = {head[pos : pos + 4] for pos in (8, *range(16, min(len(head), 64) - 3, 4))}
@@ -69,7 +78,7 @@ _OTHERS = (
 
 
 def looks_like(head: bytes) -> str:  # noqa: PLR0911 - one line per kind
-    """In words what a file that is no picture seems to be."""
+    """In words what a file that is not a picture seems to be."""
     if not head:
         return "nothing (0 bytes)"
     for magic, words in _OTHERS:

@@ -1,18 +1,19 @@
 """From a decoded picture of any Pillow mode to upright RGB, as the person sees it.
 
-Alpha goes on white; 16 bits and floats are rescaled; CMYK and LAB go through their colour profile where
-that is possible; the EXIF orientation is applied. The picture that is given is never changed.
+Alpha goes on white (light pictures on black); 16 bits and floats are rescaled; RGB, CMYK and LAB go through
+their colour profile; the EXIF orientation is applied. The picture that is given is never changed.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlm_magic.inputs.levels import Levels, levels_of, to_levels
+from vlm_magic.inputs.pixels.grounds import ground_colour
+from vlm_magic.inputs.pixels.levels import Levels, levels_of, no_data, to_levels
+from vlm_magic.inputs.pixels.profiles import profile_of, through_profile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,13 +58,21 @@ def to_rgb(
     levels = levels_of(_arrays(image), _dtype_of(image)) if is_wide else None
     if levels is not None and levels.note:
         notes.append(levels.note)
+    ground = "white"
+    if has_alpha and not is_wide:
+        ground, note = ground_colour(_alpha_strips(image), image.width * image.height)
+        notes += [note] if note else []
+    profile = profile_of(image)
     factor = 1
-    is_copied = turn in _TURNS or has_alpha or image.mode not in _LEAN_MODES
+    is_copied = turn in _TURNS or has_alpha or profile is not None or image.mode not in _LEAN_MODES
     if may_halve and is_copied and image.width * image.height > _COPY_PX:
         notes.append(f"{image.width}×{image.height} reduced by half")
         factor = 2
     by_strips = factor > 1 or is_wide or has_alpha
-    rgb = _by_strips(image, levels, factor) if by_strips else _plain(image, None)
+    rgb = _by_strips(image, levels, factor, ground) if by_strips else _plain(image, None, ground)
+    if profile is not None:
+        rgb = profile.apply(rgb)
+        notes.append(f"colours by its profile, {profile.name}")
     if turn in _TURNS:
         rgb = rgb.transpose(_TURNS[turn])
     return _bare(rgb), notes
@@ -89,24 +98,30 @@ def _dtype_of(image: Image.Image) -> np.dtype[Any]:
     return np.asarray(image.crop((0, 0, 1, 1))).dtype
 
 
-def _by_strips(image: Image.Image, levels: Levels | None, factor: int) -> Image.Image:
+def _alpha_strips(image: Image.Image) -> Iterator[tuple[Image.Image, Image.Image]]:
+    for box in _boxes(image):
+        rgba = _to_rgba(image.crop(box))
+        yield rgba.convert("RGB"), rgba.getchannel("A")
+
+
+def _by_strips(image: Image.Image, levels: Levels | None, factor: int, ground: str) -> Image.Image:
     """RGB, 1/``factor`` as wide and high, with little memory above the result."""
     width, height = -(-image.width // factor), -(-image.height // factor)
     out = Image.new("RGB", (width, height))
     for box in _boxes(image):
-        strip = _plain(image.crop(box), levels)
+        strip = _plain(image.crop(box), levels, ground)
         out.paste(strip.reduce(factor) if factor > 1 else strip, (0, box[1] // factor))
     return out
 
 
-def _plain(image: Image.Image, levels: Levels | None) -> Image.Image:
+def _plain(image: Image.Image, levels: Levels | None, ground: str) -> Image.Image:
     """RGB of one strip, or of a whole picture."""
     if levels is not None:
         return _from_wide(image, levels)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        return _on_white(image)
+        return _on_ground(image, ground)
     if image.mode in ("CMYK", "LAB"):
-        return _through_profile(image)
+        return through_profile(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -140,17 +155,17 @@ def _was_turned(image: Image.Image, exif: Any) -> bool:
     return bool(image.width != image.height and before == (image.height, image.width))
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    rgba = image if image.mode == "RGBA" else _to_rgba(image)
-    white = Image.new("RGB", rgba.size, "white")
-    white.paste(rgba, mask=rgba.getchannel("A"))
-    return white
+def _on_ground(image: Image.Image, colour: str) -> Image.Image:
+    rgba = _to_rgba(image)
+    ground = Image.new("RGB", rgba.size, colour)
+    ground.paste(rgba, mask=rgba.getchannel("A"))
+    return ground
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
-    return image.convert("RGBA")
+    return image if image.mode == "RGBA" else image.convert("RGBA")
 
 
 def _from_wide(image: Image.Image, levels: Levels) -> Image.Image:
@@ -163,25 +178,6 @@ def _from_wide(image: Image.Image, levels: Levels) -> Image.Image:
     if isinstance(transparency, int):
         mask = Image.fromarray(np.where(array == transparency, 255, 0).astype(np.uint8))
         rgb.paste((255, 255, 255), mask=mask)
+    if (bad := no_data(array, levels)) is not None:
+        rgb.paste((255, 255, 255), mask=Image.fromarray(bad))
     return rgb
-
-
-def _through_profile(image: Image.Image) -> Image.Image:
-    """CMYK or LAB to RGB: by the embedded profile, else by Pillow's formula (CMYK) or standard LAB."""
-    from PIL import ImageCms
-
-    embedded = image.info.get("icc_profile")
-    try:
-        if image.mode == "LAB":
-            source: Any = ImageCms.createProfile("LAB")
-        elif isinstance(embedded, bytes) and 128 < len(embedded) < 10_000_000:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(embedded))
-        else:
-            return image.convert("RGB")
-        target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):
-        if image.mode == "LAB":
-            raise
-        return image.convert("RGB")
-    return converted if converted is not None else image.convert("RGB")

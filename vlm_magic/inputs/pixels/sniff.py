@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 __all__ = [
@@ -20,13 +18,14 @@ __all__ = [
     "is_closed_file",
     "is_dataset_cell",
     "is_file",
+    "is_object_array",
     "is_pil",
+    "is_plain_array",
     "is_plot",
     "is_plot_group",
     "is_response",
     "is_series",
     "is_shown_as_picture",
-    "sequence_items",
 ]
 
 _IMAGE_REPRS = ("_repr_png_", "_repr_jpeg_")
@@ -54,7 +53,7 @@ def is_pil(obj: object) -> bool:
 
 def is_plot(obj: object) -> bool:
     """A matplotlib figure, axes or any artist that belongs to one."""
-    return has_type(obj, "matplotlib.artist.Artist")
+    return has_type(obj, "matplotlib.artist.Artist", "seaborn.axisgrid._BaseGrid")
 
 
 def is_plot_group(obj: object) -> bool:
@@ -96,6 +95,16 @@ def is_array(obj: object) -> bool:
     )
 
 
+def is_plain_array(obj: object) -> bool:
+    """An array of numbers (or of anything but Python objects)."""
+    return is_array(obj) and number_kind(obj) != "object"
+
+
+def is_object_array(obj: object) -> bool:
+    """A numpy array of Python objects: a collection with axes."""
+    return has_type(obj, "numpy.ndarray") and number_kind(obj) == "object"
+
+
 def shape_of(obj: object) -> tuple[int, ...] | None:
     """The shape of an array without converting it, or None when it does not say."""
     shape = getattr(obj, "shape", None)
@@ -107,7 +116,7 @@ def shape_of(obj: object) -> tuple[int, ...] | None:
         return None
 
 
-def kind_of(obj: object) -> str:
+def number_kind(obj: object) -> str:
     """The kind of number in an array by its name: "u8", "u16", "bool", "int", "float", "object", "other"."""
     dtype = getattr(obj, "dtype", None)
     if dtype is None and hasattr(obj, "__array_interface__"):
@@ -177,21 +186,3 @@ def is_shown_as_picture(obj: object) -> bool:
     if isinstance(obj, type) or is_frame(obj) or is_series(obj):
         return False
     return any(has_method(obj, name) for name in (*_IMAGE_REPRS, "_repr_mimebundle_"))
-
-
-def sequence_items(obj: Any, most: int = 1_000) -> list[tuple[object, object]] | None:
-    """The (key, value) pairs of a list, tuple, dict, Series or the like; None for anything else.
-
-    A stranger's sequence (a column of a data set) may load each item: at most ``most`` are asked for.
-    """
-    if isinstance(obj, dict):
-        return list(obj.items())
-    if has_type(obj, "pandas.Series"):
-        return list(obj.items())  # by label: df.photo[3]
-    if is_series(obj):
-        return list(enumerate(obj))
-    if has_type(obj, "numpy.ndarray") and kind_of(obj) == "object":
-        return list(enumerate(obj.ravel()))
-    if isinstance(obj, Sequence) and not isinstance(obj, (str, bytes, bytearray, memoryview, range)):
-        return list(enumerate(obj if isinstance(obj, (list, tuple)) else islice(obj, most)))
-    return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["PICTURE_SUFFIXES", "end_of_source", "ends_like_picture", "without_punctuation"]
+__all__ = ["HOLDER_SUFFIXES", "PICTURE_SUFFIXES", "end_of_source", "ends_like_picture", "without_punctuation"]
 
 PICTURE_SUFFIXES = ("png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
+HOLDER_SUFFIXES = ("pdf", "mp4", "m4v", "mov", "webm", "mkv", "avi")  # pages and frames
 _MAX_NESTED = 30  # brackets within brackets
 _MAX_CHARS = 4_000  # of one source
 

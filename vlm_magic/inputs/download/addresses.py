@@ -69,7 +69,9 @@ def host_of(url: str) -> tuple[str, str, int]:
         parts = urllib.parse.urlsplit(url)
         scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
     except ValueError as exc:
-        raise FetchRefusedError("a URL that cannot be read", have=str(exc).split(":")[0]) from exc
+        raise FetchRefusedError(
+            "a URL that cannot be read", have=str(exc).split(":")[0], hint="check its spelling in a browser"
+        ) from exc
     if scheme not in ("http", "https"):
         raise FetchRefusedError(
             f"a {scheme or 'relative'} address is not fetched",
@@ -77,7 +79,9 @@ def host_of(url: str) -> tuple[str, str, int]:
             hint="a path without file://",
         )
     if not host:
-        raise FetchRefusedError("a URL without a host", hint="https://host/picture.png")
+        raise FetchRefusedError(
+            "a URL without a host", have="nothing between // and the path", hint="https://host/picture.png"
+        )
     return scheme, host.lower().rstrip("."), port or (443 if scheme == "https" else 80)
 
 
@@ -128,12 +132,16 @@ def _resolved(host: str, port: int, timeout_s: float) -> list[Address]:
     asking.start()
     asking.join(max(0.0, timeout_s))
     if asking.is_alive():
-        raise FetchError(f"the name {host} does not resolve in time", hint="the network, or a file instead")
+        raise FetchError(
+            f"the name {host} does not resolve in time",
+            have=f"no answer in {timeout_s:.0f} s",
+            hint="check the network, or give a file",
+        )
     if failure or not found:
         raise FetchError(
             f"the name {host} does not resolve",
             have="no such host, or no network",
-            hint="the spelling, or a file instead",
+            hint="check the spelling, or give a file",
             host=host,
         ) from (failure[0] if failure else None)
     return found

@@ -22,7 +22,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NewConnectionError
 
 from vlm_magic.errors import VLMError
-from vlm_magic.inputs.addresses import checked_addresses
+from vlm_magic.inputs.download.addresses import checked_addresses
 
 __all__ = ["Deadline", "new_session"]
 

@@ -1,8 +1,9 @@
 """One ``{expression}`` of a prompt: where it ends, whether it is one, and what it is worth.
 
 An expression starts from a name and goes on with attributes, items, slices and calls, as in an
-f-string, with an optional conversion (``!r``) and format spec (``:.2f``). This module knows nothing
-of pictures or of the prompt around the braces; `marks` finds the braces and `prompt` asks for values.
+f-string, or is a list of such, ``[a, b]``; with an optional conversion (``!r``) and format spec
+(``:.2f``). This module knows nothing of pictures or of the prompt around the braces; `marks` finds the
+braces and `prompt` asks for values.
 """
 
 from __future__ import annotations
@@ -11,18 +12,28 @@ import ast
 import builtins
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vlm_magic.errors import ExpressionError, near_names, shorten
+from vlm_magic.errors import ExpressionError, near_names
+from vlm_magic.wording import shorten
 
-__all__ = ["Field", "evaluate_field", "field_names", "formatted", "read_field"]
+__all__ = [
+    "Field",
+    "Value",
+    "evaluate_field",
+    "field_names",
+    "formatted",
+    "read_field",
+    "value_of",
+    "written_items",
+]
 
 _MAX_CHARS = 1_000  # of one expression; a longer one is no expression but a document in braces
 _MAX_NESTED = 30  # brackets within brackets
 
-_HEAD = re.compile(r"\{([ \t]*)([^\W\d]\w*)")
+_HEAD = re.compile(r"\{([ \t]*)([^\W\d]\w*|(?=\[[ \t]*[^\W\d]))")  # a name, or a list that begins with one
 _CHAIN = re.compile(r"[\w. \t]*")
 _NESTED = re.compile(r"[^()\[\]{}'\"]*")
 _STRING = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
@@ -35,7 +46,7 @@ _DATE_FORMAT = re.compile(r"(?=.*%[a-zA-Z])[%\w /:.,\-]+")
 _TELLING_SPEC = re.compile(r"[-+0]?\d*,?\.\d+[eEfFgG%]?|[<>^]\d+")
 
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
-_NO_CALL = (ast.Attribute, ast.Subscript, ast.Slice, ast.Name, ast.Constant, ast.Tuple, ast.UnaryOp)
+_NO_CALL = (ast.List, ast.Attribute, ast.Subscript, ast.Slice, ast.Name, ast.Constant, ast.Tuple, ast.UnaryOp)
 _NO_CALL_PARTS = (ast.Expression, ast.expr_context, ast.unaryop)
 _NEVER = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 # Built-ins that ask, run or end something; the others are names when they are called with one's own.
@@ -82,6 +93,8 @@ class Field:
         """Whether ``names`` has what the expression starts from."""
         if any(name not in names for name in _SPEC_NAME.findall(self.spec)):
             return False
+        if self.source.startswith("["):  # one known name tells that the others are slips of the pen
+            return any(name in names for name in (self.root, *self.inner))
         if self.root in names:
             # {a:b} is a field with a format spec, or a dict display of two variables: then it is code.
             return not (len(self.spec) == 1 and self.spec.isalpha() and self.spec in names)
@@ -208,6 +221,9 @@ def _read_chain(source: str) -> _Chain | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     root = _root_of(tree.body)
+    if isinstance(tree.body, ast.List):  # [a, b.c]: several chains
+        roots = [_root_of(item) for item in tree.body.elts]
+        root = roots[0] if all(roots) else None
     if root is None:
         return None
     nodes = list(ast.walk(tree))
@@ -234,13 +250,16 @@ def _root_of(node: ast.expr) -> ast.Name | None:
     return node
 
 
-def evaluate_field(field: Field, names: Mapping[str, object], *, where: str = "") -> object:
+def evaluate_field(
+    field: Field, names: Mapping[str, object], *, where: str = "", written: str = ""
+) -> object:
     """The value of the expression, evaluated once; conversion and spec are not applied.
 
     Args:
         field: a field that is known to ``names``.
         names: the notebook's variables; not changed.
         where: the place for an error ("line 3 of the cell").
+        written: what the person wrote, for an error; the field's source if not given.
 
     Raises:
         ExpressionError: it raised; the cause is chained.
@@ -252,7 +271,49 @@ def evaluate_field(field: Field, names: Mapping[str, object], *, where: str = ""
     try:
         return eval(compile(field.source, "<prompt>", "eval", dont_inherit=True), scope)
     except Exception as exc:
-        raise _failure(field, names, exc, where) from exc
+        raise _failure(written or field.source, names, exc, where) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a field is worth.
+
+    Attributes:
+        obj: the value of the expression.
+        field: the field itself.
+        names: the variables, for a format spec that names some.
+        where: the place for an error.
+    """
+
+    obj: object
+    field: Field
+    names: Mapping[str, object]
+    where: str = ""
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing asks for its text: neither a conversion nor a format spec."""
+        return not self.field.conversion and not self.field.spec
+
+    @property
+    def text(self) -> str:
+        """Its text, as in an f-string.
+
+        Raises:
+            ExpressionError: the value does not take that spec, or its own ``__str__`` raised.
+        """
+        return formatted(self.field, self.obj, self.names, where=self.where)
+
+
+def value_of(field: Field, names: Mapping[str, object], *, where: str = "") -> Value | None:
+    """What a field is worth, evaluated once; None where ``names`` has not what it starts from.
+
+    Raises:
+        ExpressionError: it raised; the cause is chained.
+    """
+    if not field.is_known(names):
+        return None
+    return Value(evaluate_field(field, names, where=where), field, names, where)
 
 
 _CONVERSIONS: dict[str, Callable[[object], str]] = {"": str, "s": str, "r": repr, "a": ascii}
@@ -273,20 +334,56 @@ def formatted(
         spec = _SPEC_NAME.sub(lambda found: str((names or {})[found[1]]), field.spec)
         return format(convert(value) if field.conversion else value, spec)
     except Exception as exc:
-        raise _failure(field, {}, exc, where) from exc
+        raise _failure(field.source, {}, exc, where) from exc
 
 
-def _failure(field: Field, names: Mapping[str, object], exc: Exception, where: str) -> ExpressionError:
-    shown = shorten(field.source, 80)
+def _failure(source: str, names: Mapping[str, object], exc: Exception, where: str) -> ExpressionError:
+    shown = shorten(source, 80)
     cause = shorten(f"{type(exc).__name__}: {exc}", 120)
-    near = near_names(exc.name, names) if isinstance(exc, NameError) and exc.name else []
+    wrong, near = _misspelt(source, names, exc)
     have = ", ".join(part for part in (where, f"near names: {', '.join(near)}" if near else "") if part)
+    corrected = re.sub(rf"\b{re.escape(wrong)}\b", lambda _: near[0], source) if near else source
     return ExpressionError(
         f"{{{shown}}} raised {cause}",
         have=have,
-        hint=f"{shown} in a cell of its own shows the whole traceback",
-        expression=field.source,
+        hint=corrected if corrected != source else f"{shown} in a cell of its own shows the whole traceback",
+        expression=source,
     )
+
+
+def _misspelt(source: str, names: Mapping[str, object], exc: Exception) -> tuple[str, list[str]]:
+    """The name, attribute or key that was not there, and those of its place that look like it."""
+    known: Iterable[object] = ()
+    wrong: object = getattr(exc, "name", "")
+    try:
+        if isinstance(exc, NameError):
+            known = names
+        elif isinstance(exc, AttributeError):
+            known = dir(exc.obj)
+        elif isinstance(exc, KeyError) and (root := re.match(r"\w+", source)):
+            wrong = exc.args[0]
+            known = names[root[0]].keys()  # type: ignore[attr-defined]
+        if not isinstance(wrong, str) or not re.search(rf"\b{re.escape(wrong)}\b", source):
+            return "", []  # it went wrong deeper than what stands in the prompt
+        return wrong, near_names(wrong, (name for name in known if isinstance(name, str)))
+    except Exception:  # the person's own object, which may do anything when it is asked for its names
+        return "", []
+
+
+@lru_cache(maxsize=8)
+def written_items(expression: str) -> Mapping[object, str]:
+    """What stands at each place of a list that is written out: ``{0: "red", 1: "blue"}`` of ``[red, blue]``.
+
+    {} for anything else, also where another list is spread into it.
+    """
+    try:
+        body = ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError):
+        return {}
+    items = body.elts if isinstance(body, (ast.List, ast.Tuple)) else []
+    if any(isinstance(item, ast.Starred) for item in items):
+        return {}
+    return {place: shorten(ast.unparse(item), 80) for place, item in enumerate(items)}
 
 
 def field_names(field: Field) -> frozenset[str]:
