@@ -1,15 +1,11 @@
-"""The starter: a small vision-language model that ships with the package, and all that made it.
+"""The starter: a small vision-language model that ships with the package.
 
 It is honest about a small world: drawn scenes of a few coloured shapes, and bar charts. `CARD.md` holds what
-it was measured to be right about; nothing else is claimed.
+it was measured to be right about; nothing else is claimed. `scope` tells pictures of that world from others.
 
-Importing this package costs nothing: no torch, no transformers, no matplotlib. Neighbours inside:
-
-- `scenes` draws seeded pictures together with their truth; `charts` does the same with matplotlib.
-- `grammar`, `questions`, `pairs`, `dialogues` turn truth into questions and answers in many wordings.
-- `architecture` builds the configuration, the tokenizer, the processor and the chat template.
-- `network` is the fast training-time forward pass over the standard modules; `train` the recipe;
-  `evaluate` the measurement that writes the card.
+Importing this package costs nothing: no torch, no transformers, no matplotlib. Knows nothing of how a model
+is loaded; the loader finds it by `WEIGHTS`. Begin with `CARD.md`; what made the weights lies in `making`, of
+which the world and its questions are installed, too (`questions` hands them out); the training is not.
 """
 
 from __future__ import annotations

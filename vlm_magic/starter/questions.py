@@ -1,188 +1,107 @@
-"""Single questions about one picture: what is asked, of what, and the right answer.
+"""Questions of the starter's small world with their right answers, drawn from a seed.
 
-Each asker takes the truth and returns an `Ask`, or None where the skill has nothing to ask or the answer
-would lie near a border (nearly the same height, nearly the same size, nearly in the next part of the
-picture). Answers have one form: a word or a phrase in lower case, or a sentence with a capital letter and a
-full stop.
-
-Knows nothing of models. Neighbours: `wordings` has the patterns, `pairs` the questions about two pictures,
-`dialogues` puts questions and pictures together.
+What the starter was trained on comes from the same generator, so these are what it can do already: to
+rehearse while it learns something else, to measure it, to see where it is wrong. Knows scenes, not models.
+Neighbours: `making.world` draws, `making.asking` asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+import re
+from collections.abc import Iterable
 from random import Random
+from typing import Any
 
-from vlm_magic.starter.scenes import COLOURS, SHAPES, Scene, Thing
+from vlm_magic.errors import OptionError, near_names
 
-__all__ = [
-    "BIG",
-    "OTHER_THINGS",
-    "RATIO",
-    "SIDE_MARGIN",
-    "SMALL",
-    "Ask",
-    "absent",
-    "an",
-    "caption_of",
-    "listing",
-    "name_of",
-    "place_of",
-    "plural",
-    "refer",
-]
+__all__ = ["starter_questions"]
 
-PLACE_MARGIN = 0.045  # how far a centre stays from the lines between the nine parts
-SIDE_MARGIN = 0.10  # least distance for "left of" and "above"
-SMALL, BIG = 0.17, 0.27  # sizes at most and at least
-RATIO = 1.5  # least ratio of two sizes that are compared
-OTHER_THINGS = (
-    "dog", "cat", "car", "house", "tree", "bird", "person", "man", "woman", "child", "flower", "boat",
-    "bicycle", "horse",
-    "fish", "apple", "banana", "table", "chair", "cup", "book", "train", "sun", "moon", "cloud", "hat",
-    "phone", "computer",
-    "heart", "hexagon", "arrow", "letter", "door", "window", "ship", "plane", "bus", "cow", "face", "mouse",
-    "elephant",
-    "pizza", "clock", "river", "mountain", "lamp", "spoon", "bottle", "robot", "dragon",
-)  # fmt: skip
-_SYNONYMS = {
-    "circle": ("disc", "disk", "ball", "dot", "round shape"), "square": ("box", "rectangle"),
-    "cross": ("plus", "plus sign"),
-    "diamond": ("rhombus",),
-}  # fmt: skip
+_MAX_TRIES = 1000  # for one question; a skill may have nothing to ask about a scene
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One question and its answer, not yet worded.
+def starter_questions(
+    n: int, *, seed: int = 0, skills: Iterable[str] | str | None = None, most_objects: int = 3
+) -> list[dict[str, Any]]:
+    """Questions about drawn scenes, of the kinds that the starter was trained on, with their right answers.
 
-    Attributes:
-        skill: Under which name it is counted.
-        pattern: A pattern of `grammar`.
-        slots: What fills it.
-        answer: The right answer, exactly.
-        subject: The object it is about, for a later "it".
-    """
-
-    skill: str
-    pattern: str
-    slots: dict[str, str]
-    answer: str
-    subject: Thing | None = None
-
-
-def an(noun: str) -> str:
-    """The noun with its article."""
-    return ("an " if noun[0] in "aeiou" else "a ") + noun
-
-
-def listing(phrases: Sequence[str]) -> str:
-    """'a, b and c'."""
-    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
-
-
-def name_of(thing: Thing) -> str:
-    """'red circle'."""
-    return f"{thing.colour} {thing.shape}"
-
-
-def plural(noun: str) -> str:
-    """'circles', 'crosses'."""
-    return noun + ("es" if noun.endswith(("s", "x")) else "s")
-
-
-def refer(rng: Random, scene: Scene, thing: Thing, by: str = "any", *, plain: bool = False) -> str | None:
-    """A phrase that means this object and no other, or None.
+        frame = pandas.DataFrame(vlm_magic.starter_questions(60, seed=7))
+        vlm_magic.evaluate(engine, frame, by="skill")
 
     Args:
-        rng: Chooses among the phrases that work.
-        scene: The other objects.
-        thing: The one meant.
-        by: `shape`, `colour`, `both` or `any` of them.
-        plain: Without synonyms ("the circle", never "the disc"), as answers need it.
+        n: how many; each about a new scene.
+        seed: the same seed draws the same questions, and more of them where ``n`` is larger.
+        skills: what is asked: "colour", "count", "where", …; all of them by turns if not given.
+        most_objects: of a scene.
+
+    Returns:
+        Rows as dicts: ``picture`` (PIL, RGB; a list of two where two are compared), ``question``
+        (``{picture}`` marks the place), ``answer``, ``skill``, and ``objects``: (name, (x0, y0, x1, y1) in
+        pixels) of each object of a single picture. They are what `evaluate`, `teach` and ``--examples`` take.
+
+    Raises:
+        OptionError: a skill that does not exist, or fewer than no questions.
     """
-    shapes = sum(t.shape == thing.shape for t in scene.objects)
-    colours = sum(t.colour == thing.colour for t in scene.objects)
-    kinds = sum(t.kind == thing.kind for t in scene.objects)
-    options = []
-    if by in ("shape", "any") and shapes == 1:
-        word = thing.shape
-        if not plain and rng.random() < 0.05 and word in _SYNONYMS:
-            word = rng.choice(_SYNONYMS[word])
-        options += [f"the {word}"] * 3
-    if by in ("colour", "any") and colours == 1:
-        noun = (
-            "one"
-            if rng.random() < 0.35
-            else rng.choice(("shape", "object", "thing", "figure", "shape", "object"))
+    from vlm_magic.starter.making.asking.askers import ASKERS
+    from vlm_magic.starter.making.asking.pairs import PAIR_ASKERS
+
+    known = [*ASKERS, *PAIR_ASKERS]
+    wanted = known if skills is None else [skills] if isinstance(skills, str) else list(skills)
+    for skill in wanted:
+        if skill not in known:
+            near = near_names(skill, known) or known
+            raise OptionError(f"no skill {skill!r}", have=", ".join(near), hint=f"skills={near[0]!r}")
+    if not isinstance(n, int) or n < 0 or not wanted:
+        raise OptionError(
+            f"{n!r} questions of {len(wanted)} skills",
+            have="a whole number of questions, and one skill or more, are wanted",
+            hint="starter_questions(60, seed=7)",
         )
-        options.append(f"the {thing.colour} {noun}")
-    if by in ("both", "any") and kinds == 1:
-        options.append(f"the {name_of(thing)}")
-    return rng.choice(options) if options else None
+    return [_row(Random(f"{seed} {k}"), wanted[k % len(wanted)], most_objects) for k in range(n)]
 
 
-def place_of(x: float, y: float) -> str | None:
-    """Which of the nine parts of a picture a point lies in, or None near a border."""
-    if any(abs(v - line) < PLACE_MARGIN for v in (x, y) for line in (1 / 3, 2 / 3)):
-        return None
-    column, row = int(x * 3), int(y * 3)
-    if row == 1:
-        return ("on the left", "in the centre", "on the right")[column]
-    vertical = "top" if row == 0 else "bottom"
-    return (f"in the {vertical} left", f"at the {vertical}", f"in the {vertical} right")[column]
+def _row(rng: Random, skill: str, most_objects: int) -> dict[str, Any]:
+    """One question of a skill."""
+    from vlm_magic.starter.making.asking.askers import ASKERS
+    from vlm_magic.starter.making.asking.pairs import PAIR_ASKERS
+    from vlm_magic.starter.making.dialogues.turns import single_turn
+    from vlm_magic.starter.making.world.scenes import plan_scene
+
+    for _ in range(_MAX_TRIES):
+        scenes = [
+            plan_scene(rng, n_objects=rng.randint(1, most_objects)) for _ in range(1 + (skill in PAIR_ASKERS))
+        ]
+        ask = ASKERS[skill](rng, scenes[0]) if len(scenes) == 1 else PAIR_ASKERS[skill](rng, scenes)
+        if ask is None:
+            continue
+        orders = "any" if len(scenes) == 1 else "first"
+        parts = single_turn(rng, ask, scenes, range(len(scenes)), orders).turns[0].parts
+        if len(scenes) > 1 and parts[:2] != (0, 1):
+            continue  # pictures with words between them are no row of a table
+        words = " ".join("{picture}" if part == 0 else str(part) for part in parts if part != 1)
+        words = re.sub(r"\} (?=[,.;:!?])", "}", words)
+        pictures = [scene.picture for scene in scenes]
+        return {
+            "picture": pictures[0] if len(pictures) == 1 else pictures,
+            "question": words,
+            "answer": ask.answer,
+            "skill": skill,
+            "objects": _objects(scenes[0], pictures[0].size) if len(scenes) == 1 else [],
+        }
+    raise OptionError(f"nothing to ask of the skill {skill!r}", have=f"scenes of {most_objects} objects")
 
 
-def absent(rng: Random, scene: Scene) -> tuple[str, str] | None:
-    """(noun, phrase with 'the') of something that is not there; often something nearly there."""
-    draw = rng.random()
-    if draw < 0.12:
-        noun = rng.choice(OTHER_THINGS)
-        return noun, f"the {noun}"
-    shapes, colours = {t.shape for t in scene.objects}, {t.colour for t in scene.objects}
-    if draw < 0.55:
-        free = [s for s in SHAPES if s not in shapes]
-        if not free:
-            return None
-        noun = rng.choice(free)
-        return noun, f"the {noun}"
-    if draw < 0.85 or not scene.objects:
-        near = [(c, s) for s in sorted(shapes) for c in sorted(colours)] if rng.random() < 0.6 else []
-        loose = (rng.choice(COLOURS), rng.choice(sorted(shapes) or SHAPES))
-        other = (rng.choice(sorted(colours) or COLOURS), rng.choice(SHAPES))
-        pairs = [*near, loose, other]
-        kinds = {t.kind for t in scene.objects}
-        pairs = [p for p in pairs if p not in kinds]
-        if not pairs:
-            return None
-        noun = " ".join(rng.choice(pairs))
-        return noun, f"the {noun}"
-    colour = rng.choice([c for c in COLOURS if c not in colours])
-    noun = f"{colour} shape"
-    return noun, f"the {colour} {rng.choice(('one', 'shape', 'thing', 'object'))}"
-
-
-def caption_of(scene: Scene, *, background: bool) -> str | None:
-    """The listing of a scene in reading order, or None where that order is not clear."""
-    things = scene.objects
-    if len(things) > 4:
-        return None
-    for one, other in pairwise(things):
-        if 0.02 < abs(one.x - other.x) < 0.08:
-            return None
-    ground = (
-        f" on a{'n' if scene.background[0] in 'aeiou' else ''} {scene.background} background"
-        if background
-        else ""
-    )
-    if not things:
-        return (
-            f"{an(scene.background)[0].upper()}{an(scene.background)[1:]} background."
-            if background
-            else "Nothing."
+def _objects(scene: Any, size: tuple[int, int]) -> list[tuple[str, tuple[int, int, int, int]]]:
+    """Name and box of each object of a scene, in pixels."""
+    wide, high = size
+    return [
+        (
+            f"{thing.colour} {thing.shape}",
+            (
+                round((thing.x - thing.w / 2) * wide),
+                round((thing.y - thing.h / 2) * high),
+                round((thing.x + thing.w / 2) * wide),
+                round((thing.y + thing.h / 2) * high),
+            ),
         )
-    text = listing([an(name_of(t)) for t in things])
-    return text[0].upper() + text[1:] + ground + "."
+        for thing in scene.objects
+    ]

@@ -1,7 +1,8 @@
 """Whether the starter can have an idea of a picture: it only knows drawn scenes.
 
 A drawing is mostly flat: neighbouring pixels are the same but for noise. A photograph hardly is.
-Knows pictures, not models. Neighbour: the engine adds the remark to the starter's first such answer.
+Knows pictures, not models. Neighbour: the loader hands `remark_on` to the starter's engine, which adds the
+remark to its first such answer.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from PIL import Image
 
-__all__ = ["REMARK", "looks_drawn"]
+__all__ = ["REMARK", "looks_drawn", "remark_on"]
 
 REMARK = (
     "the starter only knows drawn scenes (shapes, bars) and guesses about photographs; "
@@ -20,6 +23,15 @@ REMARK = (
 _SIDE_PX = 64
 _SAME = 14  # grey levels: JPEG artefacts and mild noise of a drawing stay below
 _FLAT_SHARE = 0.5
+
+
+def remark_on(images: Iterable[Image.Image]) -> str:
+    """What the starter has to say about pictures beyond its world; "" where all of them look drawn.
+
+    Args:
+        images: RGB.
+    """
+    return "" if all(looks_drawn(image) for image in images) else REMARK
 
 
 def looks_drawn(image: Image.Image) -> bool:

@@ -1,6 +1,6 @@
 """Questions about two and three pictures: compare them, look one of them up, say what changed.
 
-Knows nothing of models. Neighbours: `edits` makes the edited copies, `askers` ask about one picture.
+Knows nothing of models. Neighbours: `world/edits` makes the edited copies, `askers` ask about one picture.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
-from vlm_magic.starter.askers import ASKERS
-from vlm_magic.starter.edits import Edit
-from vlm_magic.starter.grammar import MARK
-from vlm_magic.starter.palette import COLOURS, SHAPES
-from vlm_magic.starter.questions import Ask, an, name_of, place_of, plural
-from vlm_magic.starter.scenes import Scene, Thing
+from vlm_magic.starter.making.asking.askers import ASKERS
+from vlm_magic.starter.making.asking.questions import Ask, place_of
+from vlm_magic.starter.making.words.grammar import MARK
+from vlm_magic.starter.making.world.edits import Edit
+from vlm_magic.starter.making.world.naming import an, name_of, plural
+from vlm_magic.starter.making.world.palette import COLOURS, SHAPES
+from vlm_magic.starter.making.world.scenes import Scene
+from vlm_magic.starter.making.world.things import Thing
 
 __all__ = [
     "ORDINALS",

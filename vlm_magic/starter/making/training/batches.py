@@ -1,12 +1,14 @@
 """Batches of the second stage: conversations as token ids, padded into trees.
 
 `Scribe` writes what the chat template and the processor would write; `make_batch` draws a kind of batch from
-a mixture. Neighbours: `features` deals pictures, `dialogues` and the askers word, `network` computes with the
-result.
+a mixture. Neighbours: `features` deals pictures, `asking/` and `dialogues/` supply the questions,
+`network` computes with the result.
 """
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,30 +17,41 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vlm_magic.starter.architecture import BOS, EOS, IMAGE_BLOCK, PAD
-from vlm_magic.starter.askers import ASKERS
-from vlm_magic.starter.chart_askers import CHART_ASKERS
-from vlm_magic.starter.charts import Chart
-from vlm_magic.starter.dialogues import BUILDERS
-from vlm_magic.starter.edits import Edit
-from vlm_magic.starter.features import FeatureStore
-from vlm_magic.starter.grammar import MARK
-from vlm_magic.starter.network import TreeBatch
-from vlm_magic.starter.pairs import (
+from vlm_magic.starter.making.asking.askers import ASKERS
+from vlm_magic.starter.making.asking.chart_askers import CHART_ASKERS
+from vlm_magic.starter.making.asking.pairs import (
     PAIR_ASKERS,
     ask_difference,
     ask_kind_of_change,
     ask_same,
     ask_where_changed,
 )
-from vlm_magic.starter.questions import Ask
-from vlm_magic.starter.scenes import Scene
-from vlm_magic.starter.turns import Dialogue, word
+from vlm_magic.starter.making.asking.questions import Ask
+from vlm_magic.starter.making.dialogues.dialogues import BUILDERS
+from vlm_magic.starter.making.dialogues.turns import Dialogue, word
+from vlm_magic.starter.making.training.architecture import BOS, EOS, IMAGE_BLOCK, PAD
+from vlm_magic.starter.making.training.features import FeatureStore
+from vlm_magic.starter.making.training.network import TreeBatch
+from vlm_magic.starter.making.words.grammar import MARK
+from vlm_magic.starter.making.world.charts import Chart
+from vlm_magic.starter.making.world.edits import Edit
+from vlm_magic.starter.making.world.scenes import Scene
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["JOINT_MIXES", "MIXES", "Mix", "Row", "Scribe", "make_batch"]
+__all__ = [
+    "JOINT_MIX",
+    "JOINT_MIXES",
+    "LAST_MIX",
+    "MIXES",
+    "Mix",
+    "Row",
+    "Scribe",
+    "ask_many",
+    "linear_batch",
+    "make_batch",
+]
 
 
 @dataclass(slots=True)
@@ -69,8 +82,25 @@ class Scribe:
     def branch(self, question: str, answer: str, skill: str) -> Row:
         """A question that follows a picture, and its answer."""
         ask = self.encode(" " + question) + self.reply
+        told, labels = self._told(answer)
+        return Row(ask + told, [False] * len(ask) + labels, [], skill)
+
+    def _told(self, answer: str) -> tuple[list[int], list[bool]]:
+        """An answer's ids and which of them to predict: all, but for two parts of JSON.
+
+        The bracket that opens it is forced where JSON is wanted, and nobody else should come to expect it.
+        Names of fields cannot be foreseen; they are predicted in one answer of five, so that they are cut
+        into tokens as they are read.
+        """
+        if answer[0] in "{[":
+            coded = self._core.encode(answer, add_special_tokens=False)
+            names = [m.span(1) for m in re.finditer(r'"([^"]*)": ', answer)]
+            if zlib.crc32(answer.encode()) % 5 == 0:
+                names = []
+            labels = [not any(a <= start < b for a, b in names) for start, _ in coded.offsets]
+            return [*coded.ids, self.eos], [False, *labels[1:], True]
         told = [*self.encode(" " + answer), self.eos]
-        return Row(ask + told, [False] * len(ask) + [True] * len(told), [], skill)
+        return told, [True] * len(told)
 
     def dialogue(self, dialogue: Dialogue, *, label: Callable[[str], bool] = lambda skill: True) -> Row:
         """A whole dialogue, without the token that opens a conversation."""
@@ -92,9 +122,9 @@ class Scribe:
                     text = ""
             ids += (self.encode(text) if text else []) + self.reply
             labelled += [False] * (len(ids) - len(labelled))
-            told = [*self.encode(" " + turn.answer), self.eos]
+            told, labels = self._told(turn.answer)
             ids += told
-            labelled += [label(turn.skill)] * len(told)
+            labelled += [wanted and label(turn.skill) for wanted in labels]
             text = "\n"
         return Row(ids, labelled, pictures, dialogue.turns[-1].skill)
 
@@ -136,7 +166,7 @@ _TREES = {  # scenes, questions about each, lengths
 }  # fmt: skip
 
 
-def _ask_many(
+def ask_many(
     rng: Random, scribe: Scribe, n: int, make: Callable[[], Ask | None], shortest: int, longest: int
 ) -> list[Row] | None:
     """N branches on one prefix, or None where the picture does not give that many."""
@@ -169,7 +199,7 @@ def _tree_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, sma
                 return CHART_ASKERS[asker](rng, truth)
             return ASKERS[rng.choices(names, weights)[0]](rng, truth)
 
-        rows = _ask_many(rng, scribe, k, make, shortest, longest)
+        rows = ask_many(rng, scribe, k, make, shortest, longest)
         if rows:
             groups.append(([row], rows))
     return scribe.trees(groups)
@@ -207,7 +237,7 @@ def _pair_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, sma
         else:
             edit, (i, j) = store.edit(rng, easy=kind == "easy edit")
             make = partial(_ask_edit, rng, edit)
-        rows = _ask_many(rng, scribe, k, make, *span)
+        rows = ask_many(rng, scribe, k, make, *span)
         if rows:
             groups.append(([i, j], rows))
     return scribe.trees(groups)
@@ -216,11 +246,17 @@ def _pair_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, sma
 _BUDGET = 3000  # tokens of a batch of whole dialogues, the padding counted
 
 
-def _linear_batch(rng: Random, scribe: Scribe, store: FeatureStore, kind: str, small: bool) -> TreeBatch:
+def linear_batch(
+    rng: Random,
+    scribe: Scribe,
+    store: FeatureStore,
+    build: Callable[[Random, FeatureStore], Dialogue | None],
+    small: bool,
+) -> TreeBatch:
     """Whole dialogues, one by one; those of like length together."""
     rows: list[Row] = []
     while len(rows) < (4 if small else 64):
-        dialogue = BUILDERS[kind][0](rng, store)
+        dialogue = build(rng, store)
         if dialogue:
             row = scribe.dialogue(dialogue, label=lambda skill: skill != "few-shot example")
             if len(row.ids) <= 360:
@@ -273,4 +309,4 @@ def make_batch(
         return _tree_batch(rng, scribe, store, kind, small)
     if kind in ("pair", "edit", "easy edit"):
         return _pair_batch(rng, scribe, store, kind, small)
-    return _linear_batch(rng, scribe, store, kind, small)
+    return linear_batch(rng, scribe, store, BUILDERS[kind][0], small)

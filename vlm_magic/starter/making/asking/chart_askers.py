@@ -1,6 +1,6 @@
 """What can be asked about one bar chart: an asker per skill, in `CHART_ASKERS`.
 
-Neighbours: `charts` has the truth, `questions` what askers share, `wordings` the patterns.
+Neighbours: `world/charts` has the truth, `questions` what askers share, `words/wordings` the patterns.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from vlm_magic.starter.charts import Bar, Chart
-from vlm_magic.starter.palette import COLOURS
-from vlm_magic.starter.questions import Ask, listing
-from vlm_magic.starter.wordings import WORDINGS
+from vlm_magic.starter.making.asking.choosing import pattern_of
+from vlm_magic.starter.making.asking.questions import Ask
+from vlm_magic.starter.making.words.wordings import WORDINGS
+from vlm_magic.starter.making.world.charts import Bar, Chart
+from vlm_magic.starter.making.world.naming import listing
+from vlm_magic.starter.making.world.palette import COLOURS
 
 __all__ = ["CHART_ASKERS"]
 
@@ -31,7 +33,7 @@ def _bar(bar: Bar) -> str:
 
 def ask_bars(rng: Random, chart: Chart) -> Ask | None:
     """How many bars?"""
-    return Ask("bars", _pattern(rng, "bars"), {}, str(len(chart.bars)))
+    return Ask("bars", pattern_of(rng, "bars"), {}, str(len(chart.bars)))
 
 
 def ask_extreme_bar(rng: Random, chart: Chart) -> Ask | None:
@@ -44,8 +46,8 @@ def ask_extreme_bar(rng: Random, chart: Chart) -> Ask | None:
     barext, barval, barfar = _BAR_EXTREMES[which]
     slots = {"barext": barext, "barval": barval, "barfar": barfar}
     if rng.random() < 0.3:
-        return Ask("extreme bar", _pattern(rng, "extreme bar colour"), slots, bar.colour)
-    pattern = _pattern(rng, "extreme bar")
+        return Ask("extreme bar", pattern_of(rng, "extreme bar colour"), slots, bar.colour)
+    pattern = pattern_of(rng, "extreme bar")
     if not barfar and "barfar" in pattern:
         pattern = WORDINGS["extreme bar"][0]
     return Ask("extreme bar", pattern, slots, _bar(bar))
@@ -61,8 +63,8 @@ def ask_taller(rng: Random, chart: Chart) -> Ask | None:
     first_wins = (a.top < b.top) == taller
     slots = {"a": _bar(a), "b": _bar(b), "er": er}
     if rng.random() < 0.5:
-        return Ask("taller", _pattern(rng, "taller yes"), slots, "yes" if first_wins else "no")
-    return Ask("taller", _pattern(rng, "taller"), slots, _bar(a) if first_wins else _bar(b))
+        return Ask("taller", pattern_of(rng, "taller yes"), slots, "yes" if first_wins else "no")
+    return Ask("taller", pattern_of(rng, "taller"), slots, _bar(a) if first_wins else _bar(b))
 
 
 def ask_bar_exist(rng: Random, chart: Chart) -> Ask | None:
@@ -72,7 +74,7 @@ def ask_bar_exist(rng: Random, chart: Chart) -> Ask | None:
     colour = (
         rng.choice(colours) if yes else rng.choice([c for c in COLOURS if c not in colours and c != "white"])
     )
-    return Ask("bar exist", _pattern(rng, "bar exist"), {"colour": colour}, "yes" if yes else "no")
+    return Ask("bar exist", pattern_of(rng, "bar exist"), {"colour": colour}, "yes" if yes else "no")
 
 
 def ask_chart_caption(rng: Random, chart: Chart) -> Ask | None:
@@ -82,7 +84,7 @@ def ask_chart_caption(rng: Random, chart: Chart) -> Ask | None:
     answer = f"A bar chart with {len(chart.bars)} bars: {colours}."
     return Ask(
         "chart caption",
-        _pattern(rng, skill),
+        pattern_of(rng, skill),
         {"pic": "<chart>", "shapes": "bars"} if skill == "caption" else {},
         answer,
     )
@@ -92,7 +94,3 @@ CHART_ASKERS: dict[str, Callable[[Random, Chart], Ask | None]] = {
     "bars": ask_bars, "extreme bar": ask_extreme_bar, "taller": ask_taller, "bar exist": ask_bar_exist,
     "chart caption": ask_chart_caption,
 }  # fmt: skip
-
-
-def _pattern(rng: Random, skill: str) -> str:
-    return rng.choice(WORDINGS[skill])

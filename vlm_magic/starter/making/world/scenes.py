@@ -13,6 +13,7 @@ a truth holds whatever size a picture is scaled to.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cmp_to_key
@@ -20,8 +21,8 @@ from random import Random
 
 from PIL import Image
 
-from vlm_magic.starter.drawing import draw, to_square
-from vlm_magic.starter.palette import (
+from vlm_magic.starter.making.world.drawing import draw
+from vlm_magic.starter.making.world.palette import (
     BACKGROUNDS,
     COLOURS,
     GROUND_WEIGHTS,
@@ -30,77 +31,28 @@ from vlm_magic.starter.palette import (
     RGB,
     SHAPES,
 )
+from vlm_magic.starter.making.world.things import Style, Thing
 
 __all__ = [
-    "BACKGROUNDS",
-    "COLOURS",
-    "PALETTE",
-    "RGB",
-    "SHAPES",
+    "MIN_CONTRAST",
+    "MIN_GAP",
+    "MIN_SIDE",
+    "RATIO",
     "Scene",
-    "Style",
-    "Thing",
     "draw_scene",
+    "in_reading_order",
     "make_scene",
+    "plan_odd",
+    "plan_plain",
     "plan_scene",
-    "to_square",
 ]
 
 MIN_CONTRAST = 75.0  # least distance in RGB between an object and its background
 # What is smaller or closer is a matter of two or three of the 96 pixels that the starter sees.
 MIN_SIDE = 0.125  # least width and height of an object as a fraction of the picture's longer side
 MIN_GAP = 0.04  # least distance between two objects, as a fraction of the picture's width or height
+RATIO = 1.5  # least ratio of two sizes that are compared
 MIN_RING_PX = 22  # least side of an object of which only the outline is drawn, of those 96 pixels
-
-
-@dataclass(frozen=True, slots=True)
-class Thing:
-    """One object: what it is, and its bounding box in fractions of the picture."""
-
-    shape: str
-    colour: str
-    x: float
-    """Centre, 0 (left edge) to 1 (right edge)."""
-    y: float
-    """Centre, 0 (top) to 1 (bottom)."""
-    w: float
-    h: float
-    rgb: RGB = (0, 0, 0)
-    turn: float = 0.0
-    """Rotation in degrees."""
-    form: float = 0.5
-    """What is left to choose about the shape (inner radius of a star, thickness of a cross), 0 to 1."""
-    look: str = "fill"
-    """`fill`, `edge` (filled with an outline) or `ring` (outline only)."""
-
-    @property
-    def size(self) -> float:
-        """Side of a square of the same bounding area, as a fraction of the picture."""
-        return math.sqrt(self.w * self.h)
-
-    @property
-    def kind(self) -> tuple[str, str]:
-        """Colour and shape."""
-        return self.colour, self.shape
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How a scene is drawn, apart from what is on it."""
-
-    width: int = 224
-    height: int = 224
-    smooth: bool = False
-    """Drawn at twice the size and reduced, instead of with PIL's sharp edges."""
-    axes: bool = False
-    """The scene sits in a plot with a frame and ticks; object positions already account for it."""
-    noise: float = 0.0
-    """Standard deviation, in grey levels of 255."""
-    jpeg: int = 0
-    """JPEG quality, or 0."""
-    slope: float = 0.0
-    """Brightness change from the top to the bottom of the background, in grey levels."""
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +77,7 @@ class Scene:
     @property
     def picture(self) -> Image.Image:
         """The picture, RGB, drawn anew at every call (the same each time)."""
-        return self.drawn if self.drawn is not None else draw(self)
+        return self.drawn if self.drawn is not None else draw(self.objects, self.ground, self.style)
 
 
 def make_scene(seed: int, *, n_objects: int | None = None, distinct: bool | None = None) -> Scene:
@@ -163,6 +115,40 @@ def plan_scene(rng: Random, *, n_objects: int | None = None, distinct: bool | No
     return Scene(in_reading_order(things), background, ground, style)
 
 
+def plan_odd(rng: Random) -> Scene:
+    """Plan a scene of three or four objects, one of which differs from all others in shape or colour."""
+    while True:
+        n = rng.choice((3, 3, 4))
+        scene = plan_scene(rng, n_objects=n, distinct=False)
+        for words in ([t.shape for t in scene.objects], [t.colour for t in scene.objects]):
+            if len(scene.objects) == n and sorted(Counter(words).values()) == [1, n - 1]:
+                return scene
+
+
+def plan_plain(rng: Random) -> Scene:
+    """Plan one large object, near the middle of a plain ground: what a person draws first.
+
+    Shapes without a name are drawn so too (`outside`). A model that sees no known ones like them learns that
+    whatever is large and alone is unknown.
+    """
+    length = rng.choice((64, 96, 120, 160, 200, 240))
+    width, height = (int(length * rng.uniform(1.0, 1.6)) for _ in range(2))
+    style = Style(width, height, smooth=True, seed=rng.getrandbits(31))
+    background = "white" if rng.random() < 0.7 else rng.choices(BACKGROUNDS, GROUND_WEIGHTS)[0]
+    ground = GROUNDS[background][0]
+    shape, colour = rng.choice(SHAPES), rng.choice([c for c in COLOURS if c != background])
+    colour, rgb = _visible(rng, colour, background, ground, {colour})
+    side = max(rng.uniform(0.3, 0.85) * min(width, height), 1.05 * MIN_SIDE * max(width, height))
+    x, y = (
+        min(max(rng.gauss(0.5, 0.08), 0.51 * side / length), 1 - 0.51 * side / length)
+        for length in (width, height)
+    )
+    thing = _make_thing(
+        rng, shape, colour, rgb, x, y, side, rng.choice(("fill", "fill", "fill", "edge")), style
+    )
+    return Scene((thing,), background, ground, style)
+
+
 def draw_scene(
     objects: Iterable[tuple[str, str, float, float, float]],
     background: str = "white",
@@ -188,7 +174,7 @@ def draw_scene(
         side_px = side * min(size)
         things.append(Thing(shape, colour, x, y, side_px / size[0], side_px / size[1], PALETTE[colour][0]))
     ground = GROUNDS[background][0] if background in GROUNDS else PALETTE[background][0]
-    return draw(Scene(tuple(things), background, ground, Style(*size, smooth=True)))
+    return draw(things, ground, Style(*size, smooth=True))
 
 
 def in_reading_order(things: Sequence[Thing]) -> tuple[Thing, ...]:

@@ -2,7 +2,7 @@
 
 A `Dialogue` is a list of turns; a turn's parts are texts and pictures in order, so that a picture may stand
 before, in the middle of or after the words. Pictures come from a `Deck`, which draws fresh ones or deals
-stored ones. Neighbours: `grammar` words, `dialogues`, `talking` and `few_shots` build.
+stored ones. Neighbours: `words/grammar` words, `dialogues`, `talking` and `few_shots` build.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from vlm_magic.starter.charts import Chart, plan_chart
-from vlm_magic.starter.edits import Edit, plan_edit
-from vlm_magic.starter.grammar import MARK, roughen, unfold
-from vlm_magic.starter.pairs import marks
-from vlm_magic.starter.questions import Ask
-from vlm_magic.starter.scenes import Scene, plan_scene
+from vlm_magic.starter.making.asking.pairs import marks
+from vlm_magic.starter.making.asking.questions import Ask
+from vlm_magic.starter.making.words.grammar import MARK, roughen, unfold
+from vlm_magic.starter.making.world.charts import Chart, plan_chart
+from vlm_magic.starter.making.world.edits import CHANGES, Edit, plan_edit
+from vlm_magic.starter.making.world.outside import Outside, plan_outside
+from vlm_magic.starter.making.world.scenes import Scene, plan_odd, plan_scene
 
 __all__ = ["Deck", "Dialogue", "FreshDeck", "Part", "Turn", "single_turn", "to_parts", "word"]
 
@@ -39,7 +40,7 @@ class Dialogue:
     """A conversation with the truth of its pictures."""
 
     turns: tuple[Turn, ...]
-    pictures: tuple[Scene | Chart, ...] = ()
+    pictures: tuple[Scene | Chart | Outside, ...] = ()
     handles: tuple[int, ...] = field(default=())
     """What the deck calls the pictures."""
     system: str = ""
@@ -56,6 +57,15 @@ class Deck(Protocol):
 
     def edit(self, rng: Random) -> tuple[Edit, tuple[int, int]]:
         """A scene, its edited copy, the kind of change and its sentence."""
+
+    def any_edit(self, rng: Random) -> tuple[Edit, tuple[int, int]]:
+        """The same, of any kind of change."""
+
+    def odd(self, rng: Random) -> tuple[Scene, int]:
+        """A scene one object of which differs from the others."""
+
+    def outside(self, rng: Random) -> tuple[Outside, int]:
+        """A picture outside the small world."""
 
 
 @dataclass(slots=True)
@@ -81,6 +91,19 @@ class FreshDeck:
     def edit(self, rng: Random) -> tuple[Edit, tuple[int, int]]:
         """A new pair."""
         return plan_edit(rng, most=min(self.most, 3)), (self._handle(), self._handle())
+
+    def any_edit(self, rng: Random) -> tuple[Edit, tuple[int, int]]:
+        """A new pair, of any kind of change."""
+        kind = rng.choice(tuple(CHANGES))
+        return plan_edit(rng, most=min(self.most, 3), kind=kind), (self._handle(), self._handle())
+
+    def odd(self, rng: Random) -> tuple[Scene, int]:
+        """A new scene one object of which differs from the others."""
+        return plan_odd(rng), self._handle()
+
+    def outside(self, rng: Random) -> tuple[Outside, int]:
+        """A new picture outside the small world."""
+        return plan_outside(rng), self._handle()
 
 
 _LEADS = (
@@ -167,7 +190,11 @@ def to_parts(text: str, first: int = 0) -> tuple[Part, ...]:
 
 
 def single_turn(
-    rng: Random, ask: Ask, pictures: Sequence[Scene | Chart], handles: Sequence[int], orders: str = "any"
+    rng: Random,
+    ask: Ask,
+    pictures: Sequence[Scene | Chart | Outside],
+    handles: Sequence[int],
+    orders: str = "any",
 ) -> Dialogue:
     """A dialogue of one question."""
     turn = Turn(to_parts(word(rng, ask, len(pictures), orders=orders)), ask.answer, ask.skill)

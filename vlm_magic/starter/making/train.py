@@ -1,6 +1,6 @@
-"""Train the starter from nothing: `python -m vlm_magic.starter.train`.
+"""Train the starter from nothing: `python -m vlm_magic.starter.making.train`.
 
-Reads top to bottom in seven numbered stages; each leaves its result in the work folder and is skipped or
+Reads top to bottom in eight numbered stages; each leaves its result in the work folder and is skipped or
 taken up there when the script runs again. Seeded: the same stages on the same machine give the same losses.
 
 On two CPU cores the whole takes about ten hours; `--device cuda` runs the same steps on a GPU
@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 from vlm_magic.starter import WEIGHTS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-__all__ = ["Recipe", "main", "train"]
+__all__ = ["Recipe", "go_on", "main", "second_schooling", "train"]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How much of everything. The defaults are the recipe of the shipped weights."""
+    """How much of everything. The shipped weights had these, but not yet the second schooling."""
 
     workers: int = 2
     device: str = "cpu"
@@ -41,10 +41,15 @@ class Recipe:
     n_edits: int = 6_000
     text_steps: int = 19_000
     joint_steps: int = 21_100
+    second_steps: int = 18_000
+    n_outside: int = 2_500
+    n_odd: int = 2_000
+    n_plain: int = 2_500
+    n_unknown: int = 2_000
     small: bool = False
 
 
-SMOKE = Recipe(1, "cpu", 300, 6, 3, 40, 10, 6, 20, 4, 2, small=True)
+SMOKE = Recipe(1, "cpu", 300, 6, 3, 40, 10, 6, 20, 4, 2, 4, 10, 6, 4, 4, small=True)
 
 
 def train(
@@ -60,15 +65,15 @@ def train(
         rank: Which of the processes this is.
 
     Returns:
-        The losses of `vision`, `text` and `joint`, of the steps made by this call.
+        The losses of `vision`, `text`, `joint` and `second`, of the steps made by this call.
     """
     import torch
 
-    from vlm_magic.starter.architecture import build_config, build_model, save_folder
-    from vlm_magic.starter.batches import JOINT_MIXES
-    from vlm_magic.starter.features import FeatureStore, fill_store
-    from vlm_magic.starter.text_stage import train_text
-    from vlm_magic.starter.vision_stage import Pool, fill_pool, train_vision
+    from vlm_magic.starter.making.training.architecture import build_config, build_model, save_folder
+    from vlm_magic.starter.making.training.batches import JOINT_MIXES
+    from vlm_magic.starter.making.training.features import FeatureStore, fill_store
+    from vlm_magic.starter.making.training.text_stage import train_text
+    from vlm_magic.starter.making.training.vision_stage import Pool, fill_pool, train_vision
 
     torch.set_num_threads(1 if recipe.device == "cpu" else 4)
     work.mkdir(parents=True, exist_ok=True)
@@ -150,19 +155,110 @@ def train(
         on_save=export,
     )
 
-    # 7. The folder that ships.
+    # 7. The second schooling: comparisons, neighbours, doubt and JSON beside all that was learned before.
+    second = second_schooling(recipe, model, tokenizer, work, out, quiet=quiet, rank=rank)
+
+    # 8. The folder that ships.
     if rank == 0:
         export()
         speak(f"weights are in {out}")
-    return {"vision": vision, "text": text, "joint": joint}
+    return {"vision": vision, "text": text, "joint": joint, "second": second}
+
+
+def second_schooling(
+    recipe: Recipe,
+    model: Idefics3ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    work: Path,
+    out: Path,
+    *,
+    quiet: bool = False,
+    rank: int = 0,
+) -> list[float]:
+    """Teach a model that knows the small world what people ask beyond the first wordings.
+
+    The tower stays as it is: what the new questions need is in its features already, and questions about
+    stored features cost a third. Resumes from `work/second.pt`.
+
+    Args:
+        recipe: How much of everything.
+        model: Knows the first schooling; is changed.
+        tokenizer: Of the model.
+        work: Folder of the checkpoint; the pictures go into its folder `second`.
+        out: Folder that gets the weights at each checkpoint.
+        quiet: Without progress bars.
+        rank: Which of the processes this is.
+
+    Returns:
+        The losses of the steps that this call made.
+    """
+    from vlm_magic.starter.making.training.architecture import save_folder
+    from vlm_magic.starter.making.training.features import FeatureStore, fill_store
+    from vlm_magic.starter.making.training.second_batches import SECOND_MIXES, make_second_batch
+    from vlm_magic.starter.making.training.text_stage import train_text
+    from vlm_magic.starter.making.training.vision_stage import Pool, fill_pool
+    from vlm_magic.starter.making.world.edits import CHANGES
+
+    speak, bar = (lambda text: None, _no_bar) if quiet or rank else (_say, _bar)
+    fill_pool(work, rank, recipe.n_pool)
+    _meet()
+    folder = work / "second"
+    folder.mkdir(exist_ok=True)
+    fill_store(
+        model,
+        Pool.load(work),
+        folder,
+        rank,
+        n_parts=recipe.workers,
+        n_scenes=recipe.n_scenes // 2,
+        n_alike=recipe.n_alike // 2,
+        n_charts=recipe.n_charts // 2,
+        n_edits=recipe.n_edits // 2,
+        n_odd=recipe.n_odd // recipe.workers,
+        n_plain=recipe.n_plain // recipe.workers,
+        n_outside=recipe.n_outside // recipe.workers,
+        n_unknown=recipe.n_unknown // recipe.workers,
+        changes=tuple(CHANGES),
+        progress=_counts(bar("second features", 1)),
+    )
+    _meet()
+    return train_text(
+        model,
+        tokenizer,
+        FeatureStore.load(folder),
+        work / "second.pt",
+        n_steps=recipe.second_steps,
+        mixes=SECOND_MIXES,
+        batches=make_second_batch,
+        lr=0.0006,
+        rest_lr=0.0006,
+        horizon=300,
+        small=recipe.small,
+        stage="second",
+        save_every=100,
+        log=speak,
+        tick=_steps(bar("second", recipe.second_steps)),
+        on_save=lambda: save_folder(model, tokenizer, out),
+    )
+
+
+def go_on(recipe: Recipe, start: Path, work: Path, out: Path) -> list[float]:
+    """The second schooling alone, from a folder of weights (the shipped ones, say)."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    model = AutoModelForImageTextToText.from_pretrained(start, dtype=torch.float32)
+    return second_schooling(recipe, model, AutoTokenizer.from_pretrained(start), work, out)
 
 
 def _tokenizer(folder: Path, n_corpus: int, rank: int) -> PreTrainedTokenizerFast:
     """Train the tokenizer on dialogues, or load the one in the folder; rank 0 makes it, the others wait."""
     from transformers import PreTrainedTokenizerFast
 
-    from vlm_magic.starter.architecture import build_tokenizer
-    from vlm_magic.starter.dialogues import make_dialogue
+    from vlm_magic.starter.making.dialogues.dialogues import make_dialogue
+    from vlm_magic.starter.making.training.architecture import build_tokenizer
 
     def corpus() -> Iterator[str]:
         for seed in range(n_corpus):
@@ -238,7 +334,7 @@ def _worker(rank: int, recipe: Recipe, work: Path, out: Path, port: int) -> None
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(
-        prog="python -m vlm_magic.starter.train", description="Train the starter from nothing."
+        prog="python -m vlm_magic.starter.making.train", description="Train the starter from nothing."
     )
     parser.add_argument(
         "--work", type=Path, default=Path("starter-work"), help="checkpoints and features, some gigabytes"
@@ -251,6 +347,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--text-steps", type=int, default=Recipe().text_steps)
     parser.add_argument("--joint-steps", type=int, default=Recipe().joint_steps)
     parser.add_argument("--vision-steps", type=int, default=Recipe().vision_steps)
+    parser.add_argument("--second-steps", type=int, default=Recipe().second_steps)
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="only the second schooling, from the weights in this folder, in one process",
+    )
     parser.add_argument(
         "--port", type=int, default=29517, help="of the processes' meeting point on this machine"
     )
@@ -259,14 +361,18 @@ def main(argv: list[str] | None = None) -> None:
     if given.smoke:
         train(SMOKE, given.work, given.out)
         return
-    workers = given.workers if given.device == "cpu" else 1
+    workers = 1 if given.start or given.device != "cpu" else given.workers
     recipe = Recipe(
         workers,
         given.device,
         text_steps=given.text_steps,
         joint_steps=given.joint_steps,
         vision_steps=given.vision_steps,
+        second_steps=given.second_steps,
     )
+    if given.start:
+        go_on(recipe, given.start, given.work, given.out)
+        return
     if workers == 1:
         train(recipe, given.work, given.out)
         return

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from vlm_magic.starter.questions import listing, name_of
-from vlm_magic.starter.scenes import Scene
-from vlm_magic.starter.turns import Deck, Dialogue, Part, Turn
+from vlm_magic.starter.making.dialogues.turns import Deck, Dialogue, Part, Turn
+from vlm_magic.starter.making.world.naming import listing, name_of
+from vlm_magic.starter.making.world.scenes import Scene
 
 __all__ = ["few_shot"]
 

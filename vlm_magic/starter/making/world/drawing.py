@@ -1,23 +1,22 @@
-"""Draw a scene with PIL: sharp or smooth, worn or clean, bare or inside a plot's axes.
+"""Draw objects with PIL: sharp or smooth, worn or clean, bare or inside a plot's axes.
 
-Knows what a scene looks like, not how one is planned. Neighbour: `scenes`, which calls it.
+Knows what a picture looks like, not how one is planned. Neighbours: `things` says what to draw, `scenes` and
+`charts` call it.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from random import Random
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vlm_magic.starter.palette import RGB
-
-if TYPE_CHECKING:
-    from vlm_magic.starter.scenes import Scene, Style, Thing
+from vlm_magic.starter.making.world.palette import RGB
+from vlm_magic.starter.making.world.things import Style, Thing
 
 __all__ = ["draw", "outline", "to_square"]
 
@@ -105,19 +104,18 @@ def _draw_axes(draw: ImageDraw.ImageDraw, width: int, height: int, rng: Random) 
             )
 
 
-def draw(scene: Scene) -> Image.Image:
-    """Draw a scene; everything random in it comes from the style's seed."""
-    style = scene.style
+def draw(things: Iterable[Thing], ground: RGB, style: Style) -> Image.Image:
+    """Draw objects on a ground, RGB; everything random in it comes from the style's seed."""
     scale = 2 if style.smooth else 1
     width, height = style.width * scale, style.height * scale
-    picture = Image.new("RGB", (width, height), scene.ground)
+    picture = Image.new("RGB", (width, height), ground)
     draw = ImageDraw.Draw(picture)
     rng = Random(style.seed)
     if style.axes:
         _draw_axes(draw, width, height, rng)
-    dark = sum(scene.ground) < 200
+    dark = sum(ground) < 200
     edge: RGB = (255, 255, 255) if dark or rng.random() < 0.1 else (0, 0, 0)
-    for thing in scene.objects:
+    for thing in things:
         own = edge
         if edge == (0, 0, 0) and rng.random() < 0.2:
             own = tuple(int(v * 0.55) for v in thing.rgb)  # type: ignore[assignment]

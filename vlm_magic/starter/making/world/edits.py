@@ -8,13 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 
-from vlm_magic.starter.palette import SHAPES
-from vlm_magic.starter.questions import an, name_of
-from vlm_magic.starter.scenes import MIN_CONTRAST, MIN_GAP, Scene, Thing, in_reading_order, plan_scene
+from vlm_magic.starter.making.world.naming import an, name_of
+from vlm_magic.starter.making.world.palette import SHAPES
+from vlm_magic.starter.making.world.scenes import (
+    MIN_CONTRAST,
+    MIN_GAP,
+    MIN_SIDE,
+    RATIO,
+    Scene,
+    in_reading_order,
+    plan_scene,
+)
+from vlm_magic.starter.making.world.things import Thing
 
-__all__ = ["CHANGES", "Edit", "plan_edit"]
+__all__ = ["CHANGES", "PLAIN_CHANGES", "Edit", "plan_edit"]
 
 Edit = tuple[Scene, Scene, str, str]
 """Before, after, the kind of change (one of `CHANGES`), its sentence."""
@@ -28,7 +38,7 @@ def plan_edit(rng: Random, *, most: int = 4, kind: str | None = None) -> Edit:
     Args:
         rng: Chooses.
         most: Objects on the first scene at most.
-        kind: One of `CHANGES`; by chance if not given.
+        kind: One of `CHANGES`; one of `PLAIN_CHANGES` by chance if not given.
     """
     edit = None
     while edit is None:  # a drawn scene does not always allow the drawn change
@@ -41,7 +51,7 @@ def _try_edit(rng: Random, most: int, kind: str | None) -> Edit | None:
     before = plan_scene(rng, n_objects=n, distinct=True if rng.random() < 0.6 else None)
     if len(before.objects) != n or len({t.kind for t in before.objects}) < n:
         return None
-    chosen = kind or rng.choices(tuple(CHANGES), (30, 16, 14, 14, 14, 12))[0]
+    chosen = kind or rng.choices(PLAIN_CHANGES, (30, 16, 14, 14, 14, 12))[0]
     edited = CHANGES[chosen](rng, before, rng.randrange(n))
     if edited is None:
         return None
@@ -95,6 +105,38 @@ def _shape(rng: Random, scene: Scene, i: int) -> Edited:
     return _swap(scene, i, replace(thing, shape=shape, turn=0.0)), f"The {name_of(thing)} became {an(shape)}."
 
 
+def _moved(rng: Random, scene: Scene, i: int) -> Edited:
+    """Somewhere else by a clear distance, away from the others."""
+    thing = scene.objects[i]
+    edge = 0.13 if scene.style.axes else 0.02
+    others = scene.objects[:i] + scene.objects[i + 1 :]
+    for _ in range(12):
+        x = rng.uniform(edge + thing.w / 2, 1 - edge - thing.w / 2)
+        y = rng.uniform(edge + thing.h / 2, 1 - edge - thing.h / 2)
+        moved = replace(thing, x=x, y=y)
+        if math.hypot(x - thing.x, y - thing.y) >= 0.22 and _fits(moved, others):
+            return _swap(scene, i, moved), f"The {name_of(thing)} moved."
+    return None
+
+
+def _resized(rng: Random, scene: Scene, i: int, *, grow: bool) -> Edited:
+    """Half as large again at least, or so much smaller, about the same centre."""
+    thing = scene.objects[i]
+    factor = rng.uniform(RATIO, 2.4)
+    factor = factor if grow else 1 / factor
+    resized = replace(thing, w=thing.w * factor, h=thing.h * factor)
+    edge = 0.12 if scene.style.axes else 0.0
+    side = max(scene.style.width, scene.style.height)
+    small = min(resized.w * scene.style.width, resized.h * scene.style.height) < MIN_SIDE * side
+    inside = edge < resized.x - resized.w / 2 and resized.x + resized.w / 2 < 1 - edge
+    inside = inside and edge < resized.y - resized.h / 2 and resized.y + resized.h / 2 < 1 - edge
+    if small or not inside or not _fits(resized, scene.objects[:i] + scene.objects[i + 1 :]):
+        return None
+    if not grow and thing.look == "ring":
+        return None  # a small ring is not seen in 96 pixels
+    return _swap(scene, i, resized), f"The {name_of(thing)} {'grew' if grow else 'shrank'}."
+
+
 CHANGES: dict[str, Callable[[Random, Scene, int], Edited]] = {
     "nothing": _nothing,
     "colour": _colour,
@@ -102,7 +144,12 @@ CHANGES: dict[str, Callable[[Random, Scene, int], Edited]] = {
     "appeared": _appeared,
     "disappeared": _disappeared,
     "background": _background,
+    "moved": _moved,
+    "grew": partial(_resized, grow=True),
+    "shrank": partial(_resized, grow=False),
 }
+PLAIN_CHANGES = tuple(CHANGES)[:6]
+"""What the first schooling knew."""
 
 
 def _with(scene: Scene, things: Sequence[Thing]) -> Scene:

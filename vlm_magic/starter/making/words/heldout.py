@@ -1,10 +1,10 @@
 """Phrasings kept out of training, written by hand: questions in words that no template contains.
 
-Each phrasing uses the slots of `wordings`, filled by the askers of `questions`; `<pic>`-like slots do not
+Each phrasing uses the slots of `wordings`, filled by the askers of `asking/`; `<pic>`-like slots do not
 occur, the picture goes before the words. A test holds every one of them against every pattern of the training
 data.
 
-Neighbour: `evaluate` measures with them.
+Neighbour: `skills` measures with them.
 """
 
 from __future__ import annotations

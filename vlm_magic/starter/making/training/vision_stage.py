@@ -4,7 +4,7 @@ A linear head on the connector's 36 cells names the object whose centre lies in 
 top is), its colour, place and size, the background and the cell's own place. The head is thrown away
 afterwards: what it read out linearly is what the language model finds there. Knows nothing of language.
 
-Neighbours: `scenes` and `charts` draw, `network` computes, `recipe` optimises.
+Neighbours: `world/` draws, `network` computes, `recipe` optimises.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from vlm_magic.starter.charts import Chart, make_chart, make_plot, plan_chart
-from vlm_magic.starter.drawing import to_square
-from vlm_magic.starter.network import cast_weights, connect, see
-from vlm_magic.starter.palette import BACKGROUNDS, COLOURS, SHAPES
-from vlm_magic.starter.recipe import Trainer, n_ranks, rank, step_rng
-from vlm_magic.starter.scenes import Scene, plan_scene
+from vlm_magic.starter.making.training.network import cast_weights, connect, see
+from vlm_magic.starter.making.training.recipe import Trainer, n_ranks, rank, step_rng
+from vlm_magic.starter.making.world.charts import Chart, make_chart, make_plot, plan_chart
+from vlm_magic.starter.making.world.drawing import to_square
+from vlm_magic.starter.making.world.outside import Outside
+from vlm_magic.starter.making.world.palette import BACKGROUNDS, COLOURS, SHAPES
+from vlm_magic.starter.making.world.scenes import Scene, plan_scene
 
 if TYPE_CHECKING:
     from transformers import Idefics3ForConditionalGeneration
@@ -54,7 +55,7 @@ _PARTS = {
     "column": SIDE,
 }
 
-Truth = Scene | Chart
+Truth = Scene | Chart | Outside
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ def fill_pool(folder: Path, part: int, n: int, progress: Callable[[int], None] =
     pixels, truths = np.zeros((n, 96, 96, 3), np.uint8), []
     for i in range(n):
         seed = 10_000_000 + part * 1_000_000 + i
-        truth: Truth = make_chart(seed) if i % 2 else make_plot(seed)
+        truth: Scene | Chart = make_chart(seed) if i % 2 else make_plot(seed)
         pixels[i] = np.asarray(to_square(truth.picture))
         truths.append(replace(truth, drawn=None))
         progress(i)
@@ -124,6 +125,8 @@ def targets_of(truths: Sequence[Truth]) -> dict[str, Tensor]:
     box = torch.zeros(n, SIDE * SIDE, 4)
     ground = torch.zeros(n, dtype=torch.long)
     for i, truth in enumerate(truths):
+        if isinstance(truth, Outside):
+            raise ValueError("a picture outside the small world has no cells")
         if isinstance(truth, Chart):
             marks = [("bar", b.colour, b.x, b.top, b.w, b.base - b.top) for b in truth.bars]
             ground[i] = BACKGROUNDS.index("white")

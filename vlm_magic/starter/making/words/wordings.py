@@ -1,6 +1,8 @@
 """The wordings of every skill, as patterns of `grammar`. Pure data.
 
-Slots that the askers in `questions` fill: `<a>`, `<b>` things ("the red circle"), `<one>` an indefinite one
+Longer than a module should be, because it is one table and no code; a skill's wordings are read together.
+
+Slots that the askers fill: `<a>`, `<b>` things ("the red circle"), `<one>` an indefinite one
 ("a red circle"), `<kinds>` a plural ("red circles"), `<kind>` its singular, `<colour>`, `<c1>`, `<c2>`,
 `<s1>`, `<s2>` options, `<er>` bigger or smaller, `<rel>` a relation, `<ext>` an extreme, `<at>` a place.
 """

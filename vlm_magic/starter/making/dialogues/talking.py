@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from random import Random
 
-from vlm_magic.starter.askers import ASKERS
-from vlm_magic.starter.chart_askers import CHART_ASKERS
-from vlm_magic.starter.charts import plan_chart
-from vlm_magic.starter.grammar import MARK, roughen, unfold
-from vlm_magic.starter.pairs import PAIR_ASKERS
-from vlm_magic.starter.questions import Ask
-from vlm_magic.starter.scenes import plan_scene
-from vlm_magic.starter.turns import Deck, Dialogue, Turn
+from vlm_magic.starter.making.asking.askers import ASKERS
+from vlm_magic.starter.making.asking.chart_askers import CHART_ASKERS
+from vlm_magic.starter.making.asking.pairs import PAIR_ASKERS
+from vlm_magic.starter.making.asking.questions import Ask
+from vlm_magic.starter.making.dialogues.turns import Deck, Dialogue, Turn
+from vlm_magic.starter.making.words.grammar import MARK, roughen, unfold
+from vlm_magic.starter.making.world.charts import plan_chart
+from vlm_magic.starter.making.world.scenes import plan_scene
 
 __all__ = ["NO_PICTURE", "SMALL_TALK", "any_ask", "system_text", "talk"]
 

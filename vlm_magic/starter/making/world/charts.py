@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
-from vlm_magic.starter.drawing import outline
-from vlm_magic.starter.palette import COLOURS, PALETTE, RGB
-from vlm_magic.starter.scenes import Scene, Style, plan_scene
+from vlm_magic.starter.making.world.drawing import outline
+from vlm_magic.starter.making.world.palette import COLOURS, PALETTE, RGB
+from vlm_magic.starter.making.world.scenes import Scene, plan_scene
+from vlm_magic.starter.making.world.things import Style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +55,8 @@ class Chart:
     look: int = 0
     """Bits for what else is drawn: 1 grid, 2 title, 4 no frame, 8 bar outlines, 16 letters under the bars."""
     drawn: Image.Image | None = None
+    bare: bool = False
+    """Drawn with PIL as by hand: the bars, and at most two lines."""
 
     @property
     def picture(self) -> Image.Image:
@@ -89,7 +92,8 @@ def plan_chart(rng: Random, *, n_bars: int | None = None) -> Chart:
         )
         for i, (colour, value) in enumerate(zip(colours, values, strict=True))
     )
-    return Chart(bars, style, rng.getrandbits(5))
+    bits = rng.getrandbits(7)
+    return Chart(bars, style, bits >> 2, bare=bits & 3 == 0)
 
 
 def make_chart(seed: int, *, n_bars: int | None = None) -> Chart:
@@ -244,6 +248,9 @@ def _draw_chart(chart: Chart) -> Image.Image:
     width, height = style.width * 2, style.height * 2
     picture = Image.new("RGB", (width, height), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
+    if chart.bare:
+        _draw_bare(draw, chart, width, height)
+        return picture.reduce(2)
     left, right, base, top = 0.125 * width, 0.9 * width, 0.89 * height, 0.12 * height
     line = max(1, round(height / 300))
     rng = Random(style.seed)
@@ -266,6 +273,20 @@ def _draw_chart(chart: Chart) -> Image.Image:
     if chart.look & 2:
         _specks(draw, width * 0.51, 0.06 * height, rng.randint(4, 12), width, height)
     return picture.reduce(2)
+
+
+def _draw_bare(draw: ImageDraw.ImageDraw, chart: Chart, width: int, height: int) -> None:
+    """The bars alone, or on a line, or beside a second one."""
+    lines = chart.style.seed % 3
+    line = max(1, round(height / (100 if chart.look & 2 else 200)))
+    left, right, base, top = 0.1 * width, 0.95 * width, chart.bars[0].base * height, 0.08 * height
+    for bar in chart.bars:
+        box = ((bar.x - bar.w / 2) * width, bar.top * height, (bar.x + bar.w / 2) * width, base)
+        draw.rectangle(box, fill=bar.rgb, outline=(0, 0, 0) if chart.look & 8 else None, width=line)
+    if lines:
+        draw.line((left, base, right, base), fill=(0, 0, 0), width=line)
+    if lines == 2:
+        draw.line((left, top, left, base), fill=(0, 0, 0), width=line)
 
 
 def _specks(draw: ImageDraw.ImageDraw, x: float, y: float, n: int, width: int, height: int) -> None:

@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from vlm_magic.starter.batches import MIXES, Mix, Scribe, make_batch
-from vlm_magic.starter.features import FeatureStore
-from vlm_magic.starter.network import TreeBatch, cast_weights, connect, see, tree_logits
-from vlm_magic.starter.recipe import Trainer, n_ranks, rank, step_rng
-from vlm_magic.starter.vision_stage import build_head, head_loss, targets_of
+from vlm_magic.starter.making.training.batches import MIXES, Mix, Scribe, make_batch
+from vlm_magic.starter.making.training.features import FeatureStore
+from vlm_magic.starter.making.training.network import TreeBatch, cast_weights, connect, see, tree_logits
+from vlm_magic.starter.making.training.recipe import Trainer, n_ranks, rank, step_rng
+from vlm_magic.starter.making.training.vision_stage import build_head, head_loss, targets_of
+from vlm_magic.starter.making.world.outside import Outside
 
 if TYPE_CHECKING:
     from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
@@ -60,7 +61,11 @@ def _head_loss(
     head: nn.Linear, connected: Tensor, store: FeatureStore, rows: Sequence[int], step: int
 ) -> Tensor:
     """What the tower's head makes of the batch's pictures, (n, cells, D)."""
-    cells = connected.float()
+    inside = [i for i, row in enumerate(rows) if not isinstance(store.truths[row], Outside)]
+    rows = [rows[i] for i in inside]
+    if not rows:
+        return connected.sum() * 0.0
+    cells = connected[inside].float()
     outputs = head(cells.detach() if step < _HEAD_ALONE else cells)
     targets = targets_of([store.truths[row] for row in rows])
     return head_loss(outputs, {k: v.to(outputs.device) for k, v in targets.items()})[0]
@@ -74,6 +79,7 @@ def train_text(
     *,
     n_steps: int,
     mixes: Sequence[tuple[float, Mix]] = MIXES,
+    batches: Callable[..., TreeBatch] = make_batch,
     lr: float = 0.002,
     rest_lr: float = 0.002,
     with_tower: bool = False,
@@ -94,6 +100,7 @@ def train_text(
         path: Checkpoint file.
         n_steps: Steps in all, over which the learning rate falls.
         mixes: (fraction of the steps until which, mixture).
+        batches: Draws a batch from a mixture, called as `make_batch`.
         lr: Highest learning rate of the matrices.
         rest_lr: Highest learning rate of embeddings, norms and biases.
         with_tower: The vision tower learns too; a head like that of its own stage, thrown away afterwards,
@@ -128,7 +135,7 @@ def train_text(
     began, n_asked = time.perf_counter(), 0
     while trainer.step < n_steps:
         mix = next(m for until, m in mixes if trainer.step <= until * n_steps)
-        batch = make_batch(step_rng(stage, trainer.step), scribe, store, mix, small=small)
+        batch = batches(step_rng(stage, trainer.step), scribe, store, mix, small=small)
         weights = cast_weights(model, trained)
         rows = batch.pictures.tolist()
         cells = torch.zeros(0, model.config.text_config.hidden_size, device=device)

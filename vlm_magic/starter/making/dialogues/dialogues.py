@@ -1,8 +1,8 @@
 """Conversations: questions, pictures and answers in the order in which a person would bring them.
 
 `make_dialogue(seed)` makes any of them; `BUILDERS` lists the kinds with their shares. Knows nothing of models
-and tokens. Neighbours: `turns` words one turn, `askers`, `chart_askers` and `pairs` ask, `talking` and
-`few_shots` build two kinds of their own.
+and tokens. Neighbours: `turns` words one turn, `asking/` asks, `talking` and `few_shots` build two kinds of
+their own.
 """
 
 from __future__ import annotations
@@ -11,23 +11,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from vlm_magic.starter.askers import ASKERS
-from vlm_magic.starter.chart_askers import CHART_ASKERS
-from vlm_magic.starter.edits import Edit
-from vlm_magic.starter.few_shots import few_shot
-from vlm_magic.starter.grammar import MARK, roughen, unfold
-from vlm_magic.starter.pairs import (
+from vlm_magic.starter.making.asking.askers import ASKERS
+from vlm_magic.starter.making.asking.chart_askers import CHART_ASKERS
+from vlm_magic.starter.making.asking.pairs import (
     PAIR_ASKERS,
     ask_difference,
     ask_kind_of_change,
     ask_same,
     ask_where_changed,
 )
-from vlm_magic.starter.palette import COLOURS, SHAPES
-from vlm_magic.starter.questions import Ask, refer
-from vlm_magic.starter.scenes import Scene
-from vlm_magic.starter.talking import NO_PICTURE, SMALL_TALK, any_ask, system_text, talk
-from vlm_magic.starter.turns import Deck, Dialogue, FreshDeck, Turn, single_turn, to_parts, word
+from vlm_magic.starter.making.asking.questions import Ask, refer
+from vlm_magic.starter.making.dialogues.few_shots import few_shot
+from vlm_magic.starter.making.dialogues.talking import NO_PICTURE, SMALL_TALK, any_ask, system_text, talk
+from vlm_magic.starter.making.dialogues.turns import (
+    Deck,
+    Dialogue,
+    FreshDeck,
+    Turn,
+    single_turn,
+    to_parts,
+    word,
+)
+from vlm_magic.starter.making.words.grammar import MARK, roughen, unfold
+from vlm_magic.starter.making.world.edits import Edit
+from vlm_magic.starter.making.world.palette import COLOURS, SHAPES
+from vlm_magic.starter.making.world.scenes import Scene
 
 __all__ = ["BUILDERS", "conversation", "few_shot", "make_dialogue", "talk"]
 
