@@ -13,26 +13,28 @@ answer of each example, then the picture and the question that are asked.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from vlm_magic.errors import (
-    ContextLengthError,
-    ConversationError,
-    PictureError,
-    PromptError,
-    VLMError,
-    shorten,
-)
+from vlm_magic.errors import ContextLengthError, ConversationError, PictureError, PromptError, VLMError
 from vlm_magic.inputs import pictures as picture_inputs
-from vlm_magic.inputs import sniff
 from vlm_magic.inputs.limits import PictureOptions
+from vlm_magic.inputs.pixels import sniff
 from vlm_magic.messages import Engine, Exchange, Part, Picture, Settings, Text, Turn
+from vlm_magic.tasks.frames import is_missing
+from vlm_magic.wording import count_words, shorten
 
-__all__ = ["ExamplesFit", "example_turns", "fit_examples", "question_with"]
+__all__ = [
+    "EXAMPLE_FORMS",
+    "ExamplesFit",
+    "example_turns",
+    "fields_of",
+    "fit_examples",
+    "question_with",
+    "rows_of",
+]
 
 _PICTURE_COLUMNS = ("picture", "image", "photo")
 _ANSWER_COLUMNS = ("answer", "caption", "label")
@@ -69,9 +71,9 @@ def example_turns(
         PromptError: nothing in it, no such columns, or an example without picture or answer.
         PictureError: a picture that cannot be found, fetched or decoded; says which example.
     """
-    rows = _rows(examples)
+    rows = rows_of(examples)
     if not rows:
-        raise PromptError("no examples", have="an empty table or list", hint=_FORMS)
+        raise PromptError("no examples", have="an empty table or list", hint=EXAMPLE_FORMS)
     if all(isinstance(row, Turn) for row in rows):
         return _checked([row for row in rows if isinstance(row, Turn)])
     if all(isinstance(row, Exchange) for row in rows):
@@ -80,14 +82,15 @@ def example_turns(
         return _checked([_from_message(row, n, options) for n, row in enumerate(rows, start=1)])
     turns: list[Turn] = []
     for n, row in enumerate(rows, start=1):
-        picture, question, answer = _fields(row, n)
+        picture, question, answer = fields_of(row, n)
         shown = _pictures(picture, n, options)
         asked = question_with(prompt if question is None else question, shown)
         turns += [Turn("user", asked), Turn("assistant", (Text(_answer(answer, n)),))]
     return tuple(turns)
 
 
-_FORMS = "columns picture and answer, or a list of (picture, answer)"
+EXAMPLE_FORMS = "columns picture and answer, or a list of (picture, answer)"
+"""What examples may be, for the hints of errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +99,18 @@ class ExamplesFit:
 
     Attributes:
         n_examples: how many there are, all of which fit.
-        n_tokens: what they cost, pictures included.
+        n_tokens: what they cost, pictures included; None where nobody can count them.
         n_room: about how many such examples would fit; None where the model does not say its context.
     """
 
     n_examples: int
-    n_tokens: int
+    n_tokens: int | None
     n_room: int | None
 
     def __str__(self) -> str:
-        said = f"{self.n_examples} example{'s' * (self.n_examples > 1)} before it, {self.n_tokens} tokens"
+        said = f"{count_words(self.n_examples, 'example')} before it"
+        if self.n_tokens is not None:
+            said += f", {count_words(self.n_tokens, 'token')}"
         return said if self.n_room is None else f"{said}; about {self.n_room} such would fit"
 
 
@@ -132,9 +137,11 @@ def fit_examples(
         ContextLengthError: they do not fit; carries ``n_fitting``, how many of the first would.
     """
     how = settings or Settings()
+    n_examples = sum(turn.role == "user" for turn in examples)
     own = engine.bill(question, how)
     bill = engine.bill([*examples, *question], how)
-    n_examples = sum(turn.role == "user" for turn in examples)
+    if own.n_tokens is None or bill.n_tokens is None:
+        return ExamplesFit(n_examples, None, None)
     n_tokens = bill.n_tokens - own.n_tokens
     limit = bill.context_tokens
     if limit is None:
@@ -163,7 +170,8 @@ def _n_fitting(
     low, high = 0, len(ends)  # low fit, high do not
     while high - low > 1:
         middle = (low + high) // 2
-        is_fitting = engine.bill([*examples[: ends[middle - 1]], *question], settings).n_tokens <= room
+        n_tokens = engine.bill([*examples[: ends[middle - 1]], *question], settings).n_tokens
+        is_fitting = n_tokens is None or n_tokens <= room
         low, high = (middle, high) if is_fitting else (low, middle)
     return low
 
@@ -171,9 +179,10 @@ def _n_fitting(
 # ---- reading ---------------------------------------------------------------------------------------------
 
 
-def _rows(examples: object) -> list[object]:
+def rows_of(examples: object) -> list[object]:
     """The examples one by one, whatever holds them."""
     if sniff.is_frame(examples):
+        _refuse_twice(list(map(str, examples.columns)))  # type: ignore[attr-defined]
         return _table_rows({str(name): list(examples[name]) for name in examples.columns})  # type: ignore[index,attr-defined]
     if isinstance(examples, Mapping):
         columns = {str(name): value for name, value in examples.items()}
@@ -181,18 +190,34 @@ def _rows(examples: object) -> list[object]:
             return _table_rows({name: list(values) for name, values in columns.items()})
         return [examples]
     if isinstance(examples, (str, bytes)) or not isinstance(examples, Iterable):
-        raise PromptError(f"examples are a table or a list, this is a {type(examples).__name__}", hint=_FORMS)
+        raise PromptError(
+            f"examples are a table or a list, this is a {type(examples).__name__}", hint=EXAMPLE_FORMS
+        )
     try:
         rows = list(islice(examples, _MAX_EXAMPLES + 1))
     except VLMError:
         raise
     except Exception as error:  # a stranger's generator
         raise PromptError(
-            "the examples cannot be read", have=shorten(f"{type(error).__name__}: {error}", 160), hint=_FORMS
+            "the examples cannot be read",
+            have=shorten(f"{type(error).__name__}: {error}", 160),
+            hint=EXAMPLE_FORMS,
         ) from error
     if len(rows) > _MAX_EXAMPLES:
         raise PromptError(f"more than {_MAX_EXAMPLES} examples", hint="the first few: examples[:8]")
     return rows
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    """Raise where two columns share a name that the examples need."""
+    known = (*_PICTURE_COLUMNS, *_ANSWER_COLUMNS, *_QUESTION_COLUMNS)
+    twice = next((name for name in names if name.lower() in known and names.count(name) > 1), None)
+    if twice is not None:
+        raise PromptError(
+            f"the examples have the column {twice!r} {names.count(twice)} times",
+            have=f"columns {', '.join(map(repr, names))}",
+            hint="frame.loc[:, ~frame.columns.duplicated()]",
+        )
 
 
 def _table_rows(columns: Mapping[str, list[object]]) -> list[object]:
@@ -228,22 +253,24 @@ def _column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
     return next((by_name[name] for name in wanted if name in by_name), None)
 
 
-def _fields(row: object, n: int) -> tuple[object, str | None, object]:
+def fields_of(row: object, n: int) -> tuple[object, str | None, object]:
     """(picture, question or None, answer) of one example."""
     if isinstance(row, Mapping):
         picture, answer = _need_columns(map(str, row), f"example {n} has")
         question = _column(map(str, row), _QUESTION_COLUMNS)
-        asked = None if question is None or _is_missing(row[question]) else str(row[question])
+        asked = None if question is None or is_missing(row[question]) else str(row[question])
         return row[picture], asked, row[answer]
     if isinstance(row, (tuple, list)) and len(row) in (2, 3):
         return row[0], str(row[1]) if len(row) == 3 else None, row[-1]
-    raise PromptError(f"example {n} is a {type(row).__name__}", have=shorten(repr(row), 80), hint=_FORMS)
+    raise PromptError(
+        f"example {n} is a {type(row).__name__}", have=shorten(repr(row), 80), hint=EXAMPLE_FORMS
+    )
 
 
 def _pictures(value: object, n: int, options: PictureOptions | None) -> list[Picture]:
     """The decoded pictures of one example; a string is a path or a URL, as the column is one of pictures."""
     name = f"example {n}"
-    if _is_missing(value):
+    if is_missing(value):
         raise PromptError(f"{name} has no picture", have=repr(value), hint="drop the row, or give it one")
     try:
         if isinstance(value, str):
@@ -255,18 +282,12 @@ def _pictures(value: object, n: int, options: PictureOptions | None) -> list[Pic
 
 
 def _answer(value: object, n: int) -> str:
-    text = "" if _is_missing(value) else str(value).strip()
+    text = "" if is_missing(value) else str(value).strip()
     if not text:
         raise PromptError(
             f"example {n} has no answer", have=repr(value), hint="the answer that you would give"
         )
     return text
-
-
-def _is_missing(value: object) -> bool:
-    return (
-        value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
-    )
 
 
 def question_with(prompt: str | Sequence[Part] | None, shown: Sequence[Picture]) -> tuple[Part, ...]:
@@ -342,4 +363,6 @@ def _from_block(block: Any, n: int, options: PictureOptions | None) -> list[Part
         if isinstance(value, Mapping):  # {"image_url": {"url": …}}
             value = value.get("url")
         return list(_pictures(value, n, options))
-    raise PromptError(f"message {n} has a block that is no text and no image", have=shorten(repr(block), 100))
+    raise PromptError(
+        f"message {n} has a block that is neither text nor an image", have=shorten(repr(block), 100)
+    )

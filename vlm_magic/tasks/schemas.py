@@ -5,8 +5,8 @@ Words stay words: `bool`, `int`, `Literal` and `Enum` on their own are said as a
 Python types are pydantic's, which also has the last word about the value: what a grammar cannot express
 (a validator, a set without duplicates) is checked there.
 
-Knows nothing of models or tokens. Neighbours: `typed` asks with these forms; `vlm_magic.models.grammar`
-holds a model to them.
+Knows nothing of models or tokens. Neighbours: `typed` asks with these forms;
+`vlm_magic.models.decoding.grammar` holds a model to them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from vlm_magic.errors import OptionError, shorten
+from vlm_magic.errors import OptionError
+from vlm_magic.wording import shorten
 
 __all__ = ["Schema", "schema_of", "type_name"]
 
@@ -219,7 +220,7 @@ def _of_json_schema(schema: dict[str, Any]) -> Schema:
         grammar = json.dumps({"json_schema": schema})
     except (TypeError, ValueError) as error:
         raise OptionError(
-            "the JSON schema is none",
+            "this is not a valid JSON schema",
             have=shorten(error, 120),
             hint='{"type": "object", "properties": {…}} with values that JSON knows',
         ) from error
@@ -232,10 +233,11 @@ def _of_type(type_: object, name: str) -> Schema:
 
     try:
         adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(_as_pydantic_wants(type_))
+        _refuse_what_no_text_says(adapter.core_schema, name)
         schema = adapter.json_schema()
     except (pydantic.errors.PydanticUserError, TypeError, NameError, AttributeError) as error:
         raise OptionError(
-            f"{shorten(name, 60)} is no type of an answer",
+            f"{shorten(name, 60)} cannot be the type of an answer",
             have=shorten(str(error).partition("For further")[0], 150),
             hint="a Pydantic model, dataclass, TypedDict, Literal, int, bool, list[…], or a JSON schema",
         ) from error
@@ -247,6 +249,25 @@ def _of_type(type_: object, name: str) -> Schema:
             raise ValueError(_first_complaint(error)) from error
 
     return Schema(name, json.dumps({"json_schema": _closed(schema), "lenient": True}), parse)
+
+
+def _refuse_what_no_text_says(schema: object, name: str) -> None:
+    """Raise for bytes and complex numbers, at any depth: pydantic takes them for strings of any kind."""
+    if isinstance(schema, (list, tuple)):
+        for item in schema:
+            _refuse_what_no_text_says(item, name)
+    elif isinstance(schema, Mapping):
+        kind = schema.get("type")
+        if kind in ("bytes", "complex"):
+            raise OptionError(
+                f"{shorten(name, 60)} cannot be the type of an answer",
+                have=f"models answer in text, and plain text cannot say {kind} values",
+                hint="str" if kind == "bytes" else "float, or a tuple of two",
+                type=kind,
+            )
+        for key, value in schema.items():
+            if key != "metadata":
+                _refuse_what_no_text_says(value, name)
 
 
 def _first_complaint(error: Any) -> str:

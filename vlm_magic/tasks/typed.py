@@ -6,7 +6,7 @@ Every token is constrained, so the text always has the form of the type, unless 
 end. `constraint_for` is the plain middle: its ``grammar`` goes into the settings of any call, its `read`
 makes values of the replies, for one question as for a batch.
 
-Neighbours: `schemas` knows types; `vlm_magic.models.grammar` holds a model to a form.
+Neighbours: `schemas` knows types; `vlm_magic.models.decoding.grammar` holds a model to a form.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlm_magic.errors import OptionError, TypedAnswerError, shorten
-from vlm_magic.messages import Engine, Reply, Settings
+from vlm_magic.errors import OptionError, TypedAnswerError
+from vlm_magic.messages import Engine, Reply, Settings, as_said, can_constrain, is_here
 from vlm_magic.session import Session
 from vlm_magic.tasks.schemas import Schema, schema_of
+from vlm_magic.wording import shorten
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessor
-
-    from vlm_magic.models.loading import Loaded
 
 __all__ = ["Constraint", "constraint_for", "typed"]
 
@@ -64,12 +63,13 @@ class Constraint:
         Raises:
             OptionError: the engine is not a local one.
         """
-        from vlm_magic.models.grammar import grammar_processors
+        from vlm_magic.models.decoding.grammar import grammar_processors
 
-        loaded = _loaded(self.engine)
-        if loaded is None:
+        if not is_here(self.engine):
             raise OptionError(f"{self.engine.name} does not run here", have="no scores to change")
-        return grammar_processors(loaded, (settings or Settings()).updated({"grammar": self.grammar}))
+        return grammar_processors(
+            self.engine.loaded, (settings or Settings()).updated({"grammar": self.grammar})
+        )
 
     def parse(self, text: str) -> Any:
         """The value that a whole answer's text says.
@@ -89,7 +89,7 @@ class Constraint:
         if reply.finish_reason != "stop" and not self._is_whole(reply):
             n, reason = reply.n_new_tokens, reply.finish_reason
             raise TypedAnswerError(
-                f"the answer is no whole {shorten(self.schema.name, 60)}: {_ENDINGS[reason].format(n=n)}",
+                f"the answer is not a whole {shorten(self.schema.name, 60)}: {_ENDINGS[reason].format(n=n)}",
                 have=_quoted(reply.text),
                 hint=_HINTS[reason].format(more=2 * max(n, 8)),
                 text=reply.text,
@@ -99,10 +99,10 @@ class Constraint:
 
     def _parse(self, reply: Reply) -> Any:
         try:
-            return self.schema.parse(reply.text.strip())
+            return as_said(self.schema.parse(str(reply.text).strip()))
         except (ValueError, LookupError, StopIteration) as error:
             raise TypedAnswerError(
-                f"the answer is no {shorten(self.schema.name, 60)}: {shorten(error, 90)}",
+                f"the answer is not a valid {shorten(self.schema.name, 60)}: {shorten(error, 90)}",
                 have=_quoted(reply.text),
                 hint="a type that says in its schema what its validators want; ask again",
                 text=reply.text,
@@ -111,12 +111,7 @@ class Constraint:
 
     def _is_whole(self, reply: Reply) -> bool:
         """Whether a reply that was cut off had said everything there is to say."""
-        loaded = _loaded(self.engine)
-        if loaded is None or not reply.token_ids:
-            return False
-        from vlm_magic.models.grammar import is_whole
-
-        return is_whole(loaded, self.grammar, reply.token_ids)
+        return can_constrain(self.engine) and self.engine.is_whole(reply, Settings(grammar=self.grammar))
 
 
 def constraint_for(engine: Engine, type_: object) -> Constraint:
@@ -127,15 +122,11 @@ def constraint_for(engine: Engine, type_: object) -> Constraint:
         type_: see `vlm_magic.tasks.schemas.schema_of`; or what that made of it.
 
     Raises:
-        OptionError: it is no type of an answer, or nothing satisfies it.
+        OptionError: it cannot be the type of an answer, or nothing satisfies it.
         ModelKindError: the model's tokenizer cannot be held to a form.
     """
     constraint = Constraint(type_ if isinstance(type_, Schema) else schema_of(type_), engine)
-    loaded = _loaded(engine)
-    if loaded is not None:
-        from vlm_magic.models.grammar import check_grammar
-
-        check_grammar(loaded, constraint.grammar)
+    engine.check(Settings(grammar=constraint.grammar))
     return constraint
 
 
@@ -160,12 +151,6 @@ def typed(who: Session | Engine, type_: object, *parts: object, **settings: Any)
         raise OptionError("no model is loaded", hint="Session(vlm_magic.load()), or %vlm_load")
     constraint = constraint_for(session.engine, type_)
     return constraint.read(session.ask(*parts, grammar=constraint.grammar, **settings))
-
-
-def _loaded(engine: Engine) -> Loaded | None:
-    """What a local engine holds; None for one that answers elsewhere."""
-    loaded: Loaded | None = getattr(engine, "loaded", None)
-    return loaded
 
 
 def _quoted(text: str) -> str:

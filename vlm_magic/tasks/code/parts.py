@@ -1,6 +1,6 @@
-"""What programs of `code` are made of: literals that read well, pictures in files, quantisation settings.
+"""What programs are made of: literals that read well, pictures in files, quantisation settings.
 
-Knows Python's syntax and files; knows nothing of prompts. Neighbours: `code` puts programs together.
+Knows Python's syntax and files; knows nothing of prompts. Neighbour: `program` puts programs together.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_magic.errors import OptionError, shorten
+from vlm_magic.errors import OptionError
 from vlm_magic.messages import Picture
+from vlm_magic.wording import shorten
 
 __all__ = ["PictureFiles", "block", "literal", "messages_lines", "quantization_lines", "short_ids"]
 

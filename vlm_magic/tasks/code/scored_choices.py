@@ -1,7 +1,8 @@
 """The part of a program that compares choices: each is scored as the reply by one plain forward.
 
-The same sums as `vlm_magic.models.choosing`, without a shared prompt: a learner sees the whole formula.
-Neighbours: `code` writes the rest of the program; `code_parts` writes literals.
+The same sums as `vlm_magic.choice_scores`, without a shared prompt: a learner sees the
+whole formula.
+Neighbours: `program` writes the rest of the program, `parts` literals.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlm_magic.messages import Settings, Turn
-from vlm_magic.models.scoring import replies_ids
-from vlm_magic.tasks.code_parts import block, literal
+from vlm_magic.models.decoding.scoring import replies_ids
+from vlm_magic.tasks.code.parts import block, literal
 
 if TYPE_CHECKING:
-    from vlm_magic.models.loading import Loaded
+    from vlm_magic.models.loaded import Loaded
 
 __all__ = ["choices_lines"]
 
@@ -99,12 +100,12 @@ def _log_probability(loaded: Loaded, inputs: Mapping[str, Any]) -> list[str]:
         lines += ["    whole = dict(inputs)"]
         lines += ['    whole.pop("labels", None)  # some processors add them; they are for training']
         lines += ['    whole["input_ids"] = torch.cat([inputs["input_ids"], reply], dim=1)']
-        lines += [f"    whole[{literal(name)}] = {grown}" for name, grown in _grown(inputs).items()]
+        lines += [f"    whole[{literal(name)}] = {grown}" for name, grown in _grown(loaded, inputs).items()]
         lines += ["    logits = model(**whole).logits[0, -len(ids) - 1 : -1].float()"]
     return [*lines, "    return torch.log_softmax(logits, dim=-1).gather(1, reply.T).sum().item()"]
 
 
-def _grown(inputs: Mapping[str, Any]) -> dict[str, str]:
+def _grown(loaded: Loaded, inputs: Mapping[str, Any]) -> dict[str, str]:
     """The prompt's other inputs that have a value for each token, continued over the reply, as code."""
     n_prompt = inputs["input_ids"].shape[1]
     found = {}
@@ -115,6 +116,12 @@ def _grown(inputs: Mapping[str, Any]) -> dict[str, str]:
         if name in ("image_attention_mask", "cross_attention_mask"):  # new tokens see what the last one saw
             found[name] = f"torch.cat([{own}, {own}[:, -1:].repeat_interleave(len(ids), dim=1)], dim=1)"
         elif value.ndim == 2:
-            like = "ones_like" if name.endswith("attention_mask") else "zeros_like"
-            found[name] = f"torch.cat([{own}, torch.{like}(reply)], dim=1)"
+            said = loaded.family.said_type  # of a token that is said, not shown
+            if name.endswith("attention_mask"):
+                more = "torch.ones_like(reply)"
+            elif name == "token_type_ids" and said:
+                more = f"torch.full_like(reply, {said})"
+            else:
+                more = "torch.zeros_like(reply)"
+            found[name] = f"torch.cat([{own}, {more}], dim=1)"
     return found

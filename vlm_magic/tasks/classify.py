@@ -1,32 +1,36 @@
 """Classify pictures: the likeliest of several replies for one picture or many, and how well that goes.
 
 `classify` asks, `Classified` holds the table of many with accuracy, confusion and calibration where the
-truth is known. Each picture is asked outside any conversation.
+truth is known. Each picture is asked outside any conversation; many are a map (`vlm_magic.tasks.map`), with
+all that it does: batches, pictures opened ahead, rows that are kept.
 
-Knows engines and pictures; nothing of IPython. Neighbours: `choices` reads the choices and holds the
-outcome of one, `calibration` measures probabilities, `examples` makes few-shot turns.
+Knows engines and pictures; nothing of IPython. Neighbours: `choices.choices` reads the choices
+and holds the outcome of one, `choices.calibration` measures probabilities, `examples` makes few-shot turns.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_magic.errors import OptionError, PictureError, PromptError, VLMError, shorten
-from vlm_magic.inputs import pictures as picture_inputs
-from vlm_magic.inputs import sniff
+from vlm_magic.errors import OptionError, PromptError
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.inputs.thumbnails import thumbnail_data_uri
-from vlm_magic.messages import Engine, Picture, Reply, Settings, Turn
-from vlm_magic.outputs.choices import classified_html, percent
-from vlm_magic.outputs.transcript import base_css
-from vlm_magic.tasks.calibration import Calibration, calibrate
-from vlm_magic.tasks.choices import Choices, ChoiceSet, is_nan, need_pandas
+from vlm_magic.messages import Engine, Reply, Settings, Turn
+from vlm_magic.outputs.results.choices import classified_html, percent
+from vlm_magic.tasks.choices.calibration import Calibration, calibrate
+from vlm_magic.tasks.choices.choices import Choices, ChoiceSet, is_nan
 from vlm_magic.tasks.examples import example_turns, question_with
+from vlm_magic.tasks.frames import need_pandas
+from vlm_magic.tasks.map.mapping import PictureMap
+from vlm_magic.tasks.map.prompt import MapPrompt
+from vlm_magic.tasks.map.rows import items_of, open_pictures
+from vlm_magic.tasks.map.table import MappedRow
+from vlm_magic.wording import count_words, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +128,7 @@ class Classified:
             OptionError: no truth was given, or pandas is not installed.
         """
         counts, labels = self.counts, list(self.asked.labels)
-        pandas = need_pandas("confusion")
+        pandas = need_pandas("confusion", have=".counts works without it")
         table = [[counts.get((truth, answer), 0) for answer in labels] for truth in labels]
         frame: pd.DataFrame = pandas.DataFrame(
             table,
@@ -149,7 +153,7 @@ class Classified:
         Raises:
             OptionError: pandas is not installed.
         """
-        pandas = need_pandas("to_frame")
+        pandas = need_pandas("to_frame", have=".rows works without it")
         frame: pd.DataFrame = pandas.DataFrame([self._record(row) for row in self.rows])
         return frame
 
@@ -171,7 +175,7 @@ class Classified:
         judged = self.judged
         if not judged:
             raise OptionError(
-                "nothing says what would have been right",
+                "there are no true labels to compare with",
                 have=f"{len(self.rows)} pictures without a truth",
                 hint="classify(engine, pictures, choices, truth=labels)",
             )
@@ -180,7 +184,7 @@ class Classified:
     @property
     def summary(self) -> str:
         """One line: how many, how well."""
-        said = [f"{len(self.rows)} picture{'s' * (len(self.rows) != 1)}", f"{len(self.asked.labels)} choices"]
+        said = [count_words(len(self.rows), "picture"), f"{len(self.asked.labels)} choices"]
         if judged := self.judged:
             n_right = sum(bool(row.is_right) for row in judged)
             said.append(f"accuracy {self.accuracy:.3f} ({n_right} of {len(judged)})")
@@ -192,7 +196,7 @@ class Classified:
         return f"<Classified: {self.summary}>"
 
     def _repr_html_(self) -> str:
-        return f"<style>{base_css()}</style>" + classified_html(
+        return classified_html(
             self.summary,
             self.asked.labels,
             [
@@ -219,6 +223,9 @@ def classify(
     truth: object = None,
     examples: object = None,
     normalize: str = "none",
+    batch_size: int | None = None,
+    journal: str | Path | None = None,
+    resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
     options: PictureOptions | None = None,
     **settings: Any,
@@ -227,13 +234,16 @@ def classify(
 
     Args:
         engine: who answers, from `vlm_magic.load`.
-        picture: a picture; or a list, Series, dict (name → picture), array batch or generator of them.
+        picture: a picture; or a list, Series, dict (name → picture), array batch, generator, glob or folder.
         choices: see `ChoiceSet.of`.
         prompt: what is asked; ``{picture}`` marks the picture's place, first if absent. A question that
             lists the choices if not given.
         truth: the true choice, or one for each picture (None where nobody knows).
         examples: few-shot examples before the question, see `vlm_magic.tasks.examples.example_turns`.
-        normalize: "none", "length" or "prior", see `vlm_magic.models.choosing`.
+        normalize: "none", "length" or "prior", see `vlm_magic.choice_scores`.
+        batch_size: of many pictures, how many at a time; about what the machine takes if not given.
+        journal: of many pictures, a file that finished rows are kept in and found again.
+        resume: False asks again what this process has answered before.
         progress: called with (done, total) after each of many; total is 0 where unknown.
         options: limits of pictures and downloads.
         **settings: as for a question (`vlm_magic.messages.Settings`): ``system``, ….
@@ -249,29 +259,27 @@ def classify(
     """
     asked = ChoiceSet.of(choices)
     how = Settings().updated({**settings, "choices": asked.texts, "normalize": normalize})
-    if not hasattr(engine, "score"):
-        raise OptionError(
-            f"{engine.name} cannot tell how likely a reply is", hint="a model loaded here: vlm_magic.load()"
-        )
+    engine.check(how)
     words = prompt if prompt is not None else _default_prompt(asked)
     shots = () if examples is None else example_turns(examples, prompt=words, options=options)
-
-    def ask(one: Picture) -> Choices:
-        return Choices(_reply(engine, (*shots, Turn("user", question_with(words, [one]))), how), asked)
-
-    if _is_one(picture, options):
-        return ask(_decoded(picture, "picture", options))
-    truths = _truths(truth, asked)
-    rows: list[ClassifiedRow] = []
-    for n, (name, item) in enumerate(_named(picture, lambda: Classified(rows, asked))):
-        known = next(truths)
-        rows.append(_row(ask, item, name, known, options, keeps_thumbnail=n < _MAX_THUMBNAILS))
-        if progress is not None:
-            progress(len(rows), len(picture) if hasattr(picture, "__len__") else 0)
-    if not rows:
-        raise PromptError("no pictures", have="an empty list", hint="classify(engine, [picture, …], choices)")
-    _refuse_left_over(truths, len(rows))
-    return Classified(rows, asked)
+    items = items_of(picture)
+    if items.is_single:
+        shown = open_pictures(next(items.rows), options or PictureOptions())
+        return Choices(_reply(engine, (*shots, Turn("user", question_with(words, shown))), how), asked)
+    truths = _truths(truth, asked, items.n)
+    run = PictureMap(
+        engine,
+        MapPrompt.of_words(words, options),
+        items,
+        examples=shots,
+        read=lambda reply: Choices(reply, asked),
+        batch_size=batch_size,
+        journal=journal,
+        resume=resume,
+        options=options,
+        settings=how,
+    )
+    return _classified(run, asked, truths, progress)
 
 
 def _default_prompt(asked: ChoiceSet) -> str:
@@ -289,91 +297,69 @@ def _reply(engine: Engine, turns: Sequence[Turn], settings: Settings) -> Reply:
     return reply
 
 
-def _row(
-    ask: Callable[[Picture], Choices],
-    item: object,
-    name: str,
-    truth: str | None,
-    options: PictureOptions | None,
-    *,
-    keeps_thumbnail: bool,
-) -> ClassifiedRow:
-    """One of many; what is wrong with its picture stays with it."""
-    began = time.perf_counter()
+def _classified(
+    run: PictureMap,
+    asked: ChoiceSet,
+    truths: Sequence[str | None] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Classified:
+    """The table of a map whose answers are `Choices`."""
+    rows: dict[int, ClassifiedRow] = {}
+
+    def done() -> Classified:
+        return Classified([rows[position] for position in sorted(rows)], asked)
+
     try:
-        picture = _decoded(item, name, options)
-        thumbnail = thumbnail_data_uri(picture, 48) if keeps_thumbnail else ""
-        outcome = ask(picture)
-    except PictureError as error:
-        return ClassifiedRow(name, None, truth, error.what, time.perf_counter() - began)
-    return ClassifiedRow(name, outcome, truth, "", time.perf_counter() - began, thumbnail)
+        for row in run:
+            if truths is not None and row.position >= len(truths):
+                raise _too_few(len(truths))
+            rows[row.position] = _row(row, None if truths is None else truths[row.position])
+            if progress is not None:
+                progress(len(rows), run.n_total or 0)
+    except PromptError as error:
+        raise PromptError(error.what, have=error.have, hint=error.hint, done=done()) from error
+    if not rows:
+        raise PromptError("no pictures", have="an empty list", hint="classify(engine, [picture, …], choices)")
+    if truths is not None and len(truths) > len(rows):
+        raise _too_many(len(rows))
+    return done()
 
 
-def _is_one(obj: object, options: PictureOptions | None) -> bool:
-    """Whether this is one picture, not a collection of them (which a list of one is)."""
-    if sniff.is_frame(obj):
-        raise OptionError("a table, not its pictures", hint='classify(engine, frame["picture"], choices)')
-    if isinstance(obj, (str, Picture)) or hasattr(obj, "__fspath__") or sniff.is_dataset_cell(obj):
-        return True
-    if isinstance(obj, (list, tuple, dict, Iterator)) or sniff.is_series(obj):
-        return False
-    if sniff.is_array(obj):
-        found = picture_inputs.try_pictures(obj, "picture", options=options)
-        return found is None or len(found) == 1
-    return picture_inputs.is_picture_like(obj) or not isinstance(obj, Iterable)
+def _row(row: MappedRow, truth: str | None) -> ClassifiedRow:
+    """A row of the map as one of the table; the first ones keep a thumbnail."""
+    outcome = row.answer if isinstance(row.answer, Choices) else None
+    keeps_thumbnail = outcome is not None and row.pictures and row.position < _MAX_THUMBNAILS
+    thumbnail = thumbnail_data_uri(row.pictures[0], 48) if keeps_thumbnail else ""
+    return ClassifiedRow(row.name, outcome, truth, row.error, row.seconds, thumbnail)
 
 
-def _decoded(obj: object, name: str, options: PictureOptions | None) -> Picture:
-    is_place = isinstance(obj, (str, Picture)) or hasattr(obj, "__fspath__")
-    return picture_inputs.to_picture(obj, name="" if is_place else name, options=options)
-
-
-def _named(obj: Any, done: Callable[[], Classified]) -> Iterator[tuple[str, object]]:
-    """(name, picture) of each; a source that raises says what was done before."""
-    items = (
-        obj.items() if isinstance(obj, Mapping) or sniff.has_type(obj, "pandas.Series") else enumerate(obj)
-    )
-    source = iter(items)
-    while True:
-        try:
-            key, item = next(source)
-        except StopIteration:
-            return
-        except VLMError:
-            raise
-        except Exception as error:
-            so_far = done()
-            raise PromptError(
-                f"the pictures ended with {type(error).__name__}: {shorten(error, 100)}",
-                have=f"{len(so_far)} rows before it, in the error's .done",
-                hint="the rest, once that is mended",
-                done=so_far,
-            ) from error
-        yield str(key), item
-
-
-def _truths(truth: object, asked: ChoiceSet) -> Iterator[str | None]:
-    """The true label of each picture, for ever None where there is no truth."""
+def _truths(truth: object, asked: ChoiceSet, n_pictures: int | None) -> list[str | None] | None:
+    """The true label of each picture, checked before anything is asked; None where there is no truth."""
     if truth is None:
-        while True:
-            yield None
+        return None
     if isinstance(truth, (str, bytes)) or not isinstance(truth, Iterable):
-        raise OptionError("one truth for many pictures", have=shorten(repr(truth), 80), hint="truth=[…]")
-    n = 0
-    for item in truth:
-        n += 1
-        is_unknown = item is None or is_nan(item)
-        yield None if is_unknown else asked.labels[asked.position_of(item)]
-    raise OptionError(
-        f"{n} true labels for more pictures", have="one for each picture", hint="None where nobody knows"
+        raise OptionError("one true label for many pictures", have=shorten(repr(truth), 80), hint="truth=[…]")
+    found = [
+        None if item is None or is_nan(item) else asked.labels[asked.position_of(item)] for item in truth
+    ]
+    if n_pictures is not None and len(found) < n_pictures:
+        raise _too_few(len(found))
+    if n_pictures is not None and len(found) > n_pictures:
+        raise _too_many(n_pictures)
+    return found
+
+
+def _too_few(n_truths: int) -> OptionError:
+    return OptionError(
+        f"{n_truths} true labels for more pictures",
+        have="one for each picture",
+        hint="None where nobody knows",
     )
 
 
-def _refuse_left_over(truths: Iterator[str | None], n_pictures: int) -> None:
-    """Raise for more true labels than pictures."""
-    try:
-        left = next(truths)
-    except OptionError:
-        return  # all used up
-    if left is not None:
-        raise OptionError(f"more true labels than pictures: {n_pictures} pictures", hint="one for each")
+def _too_many(n_pictures: int) -> OptionError:
+    return OptionError(
+        f"more true labels than pictures: {n_pictures} pictures",
+        have="one true label for each picture",
+        hint="truth=[…] of the same length",
+    )

@@ -1,33 +1,26 @@
-"""One prompt under a grid of settings: answers side by side, with their time, tokens and memory.
+"""A grid of settings for one prompt, and the answers in it with their time, tokens and memory.
 
-`Comparison` is the grid, its combinations in order and what came of each; `run` answers them. Models are
-lent by whoever holds them (see `Lends`): each is loaded once, those that are there already come first. An
-error of one combination is kept in its row and the rest goes on; an interrupt leaves the rows that are
-done. Every answer is computed from nothing, after one throwaway answer of its model, so that times can be
-compared; none of it touches a conversation.
-
-Knows engines and grids, not names, cells or notebooks. Neighbours: `vlm_magic.models.guests` lends models,
-`vlm_magic.outputs.compare` shows the grid, `examples` makes the turns of ``n_examples``.
+`Comparison` is the grid, its combinations in order and what came of each. Knows grids and settings, not
+engines, cells or notebooks. Neighbours: `run` answers it, `vlm_magic.outputs.results.compare` shows it,
+`vlm_magic.tasks.examples` makes the turns of ``n_examples``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from vlm_magic.errors import OptionError, PromptError, VLMError, near_names
-from vlm_magic.messages import Engine, Part, Picture, Reply, Settings, Turn
-from vlm_magic.models.options import LoadOptions
-from vlm_magic.outputs.cards import Thumbnailer
-from vlm_magic.outputs.compare import GridCell, comparison_bundle
+from vlm_magic.messages import Part, Picture, Reply, Settings, Turn
+from vlm_magic.models.load_options import LoadOptions
+from vlm_magic.outputs.fragments import Thumbnailer
+from vlm_magic.outputs.results.compare import GridCell, comparison_bundle
+from vlm_magic.tasks.frames import need_pandas
+from vlm_magic.wording import count_words
 
-if TYPE_CHECKING:
-    from vlm_magic.models.engine import LocalEngine
-
-__all__ = ["AXES", "Compared", "Comparison", "Lends", "axis_name", "load_changes", "run"]
+__all__ = ["AXES", "Compared", "Comparison", "axis_name", "load_changes"]
 
 _MAX_ANSWERS = 200  # a slip of the keyboard, not a comparison that a person could read
 _SETTINGS = (
@@ -39,22 +32,6 @@ AXES = ("model", "n_examples", *_LOADS, *_SETTINGS)
 """What can differ between the answers of a grid; what lets a checkpoint run code cannot."""
 _SPELLINGS = {"models": "model", "examples": "n_examples", "time_limit": "time_limit_s"}
 _SHOWN = {name: spelling for spelling, name in _SPELLINGS.items()} | {"model": "model"}
-
-
-class Lends(Protocol):
-    """Whoever holds models and hands them out for a while."""
-
-    def is_resident(self, name: str | None, changes: Mapping[str, object]) -> bool:
-        """Whether this model is there already, loaded in this way."""
-
-    def lend(
-        self,
-        name: str | None,
-        changes: Mapping[str, object],
-        *,
-        on_progress: Callable[[str, int, int], None] | None = None,
-    ) -> AbstractContextManager[Engine]:
-        """An engine for the length of a block."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +114,7 @@ class Comparison:
                 raise OptionError(f"{_shown(name)} has no values", hint=f"{_shown(name)}=…,…", name=name)
             for n, value in enumerate(values):
                 if value in values[:n]:
-                    raise OptionError(f"{_shown(name)}={value} is there twice", name=name, value=value)
+                    raise OptionError(f"{_shown(name)}={value} appears twice", name=name, value=value)
                 self._check_value(name, value)
             n_answers *= len(values)
         if n_answers > _MAX_ANSWERS:
@@ -156,7 +133,7 @@ class Comparison:
         ):
             raise OptionError(
                 f"examples={value} does not fit",
-                have=f"{len(self.examples)} examples" if self.examples else "no examples were given",
+                have=count_words(len(self.examples), "example"),
                 hint=f"numbers from 0 to {len(self.examples)}" if self.examples else "--examples FRAME",
                 name=name,
                 value=value,
@@ -196,10 +173,16 @@ class Comparison:
         return [{**row.values, **_figures(row)} for row in self.rows]
 
     def to_frame(self) -> Any:
-        """The records as a pandas DataFrame; figures that there are not are missing values."""
-        import pandas as pd
+        """The records as a pandas DataFrame; figures that there are not are missing values.
 
-        return pd.DataFrame(self.records())
+        Raises:
+            OptionError: pandas is not installed.
+        """
+        pandas, records = need_pandas("to_frame", have=".records() works without it"), self.records()
+        frame = pandas.DataFrame(records)
+        if records:  # a column of type str would drop the mark of what a model said
+            frame["answer"] = pandas.Series([record["answer"] for record in records], dtype=object)
+        return frame
 
     def bundle(self, thumbnail: Thumbnailer | None = None) -> dict[str, str]:
         """The grid as a mimebundle: html, markdown and plain text.
@@ -240,166 +223,17 @@ def axis_name(name: str) -> str:
         return known
     near = near_names(plain, [*AXES, *_SPELLINGS])
     raise OptionError(
-        f"{name} is nothing to compare",
+        f"{name} cannot be compared",
         have=", ".join(_shown(n) for n in near or AXES),
         hint=f"{_shown(near[0])}=…" if near else "models=…, temperature=…",
         name=name,
     )
 
 
-def run(
-    comparison: Comparison, lender: Lends, on_change: Callable[[Comparison], None] | None = None
-) -> Comparison:
-    """Answer what is not answered yet, row by row, each model loaded once, those that are resident first.
-
-    Args:
-        comparison: is filled in place, so that an interrupt loses nothing that is done.
-        lender: hands out the models; a `vlm_magic.models.guests.Lending`.
-        on_change: called whenever there is news to show.
-
-    Raises:
-        KeyboardInterrupt: the answer under way is kept as far as it came.
-    """
-    changed = on_change or (lambda _: None)
-
-    def tell(n: int, waiting: str) -> None:
-        comparison.current, comparison.waiting = n, waiting
-        changed(comparison)
-
-    for name, changes, numbers in _groups(comparison, lender):
-        try:
-            _answer_group(comparison, lender, name, changes, numbers, tell)
-        except VLMError as error:
-            for n in numbers:
-                if not comparison.rows[n].is_done:
-                    comparison.rows[n] = replace(comparison.rows[n], error=_without_frames(error))
-    comparison.current, comparison.waiting = None, ""
-    changed(comparison)
-    return comparison
-
-
 def load_changes(row: Compared) -> tuple[str | None, dict[str, object]]:
     """Which model answers a row (None for the one in use), and the load options that the row sets."""
     name = row.values.get("model")
     return None if name is None else str(name), {k: v for k, v in row.values.items() if k in _LOADS}
-
-
-Group = tuple[str | None, dict[str, object], list[int]]
-
-
-def _groups(comparison: Comparison, lender: Lends) -> list[Group]:
-    """Rows by the model that answers them: its name, its load options, numbers of rows; residents first."""
-    groups: list[Group] = []
-    for n, row in enumerate(comparison.rows):
-        if row.is_done:
-            continue
-        name, changes = load_changes(row)
-        for known, known_changes, numbers in groups:
-            if (known, known_changes) == (name, changes):
-                numbers.append(n)
-                break
-        else:
-            groups.append((name, changes, [n]))
-    return sorted(groups, key=lambda group: not _is_resident(lender, *group[:2]))
-
-
-def _is_resident(lender: Lends, name: str | None, changes: dict[str, object]) -> bool:
-    try:
-        return lender.is_resident(name, changes)
-    except VLMError:  # said where it is asked
-        return False
-
-
-def _answer_group(
-    comparison: Comparison,
-    lender: Lends,
-    name: str | None,
-    changes: dict[str, object],
-    numbers: Sequence[int],
-    tell: Callable[[int, str], None],
-) -> None:
-    """The rows of one model."""
-    first = numbers[0]
-    if not _is_resident(lender, name, changes):
-        tell(first, "loading")
-
-    def on_progress(stage: str, done: int, total: int) -> None:
-        if stage == "download":
-            tell(first, f"downloading, {100 * done // max(total, 1)} %")
-
-    with lender.lend(name, changes, on_progress=on_progress) as engine:
-        warmed: set[bool] = set()
-        for n in numbers:
-            row = comparison.rows[n]
-            tell(n, "answering")
-            try:
-                comparison.rows[n] = _answered(comparison, row, n, engine, warmed)
-            except VLMError as error:
-                comparison.rows[n] = replace(row, error=_without_frames(error))
-
-
-def _answered(comparison: Comparison, row: Compared, n: int, engine: Engine, warmed: set[bool]) -> Compared:
-    turns, settings = comparison.turns_of(row), comparison.settings_of(row)
-    is_several = sum(len(turn.pictures) for turn in turns) > 1
-    with ExitStack() as around:
-        local = _local(engine)
-        if local is not None:
-            around.enter_context(local.from_nothing())
-            if (
-                is_several not in warmed
-            ):  # first calls of a model allocate, compile and check more than others
-                _answer(engine, turns, replace(settings, max_tokens=1, beams=1), lambda _: None)
-                warmed.add(is_several)
-                local.reuse.clear()
-        done = row
-
-        def keep(reply: Reply | None) -> None:
-            nonlocal done
-            done = replace(row, reply=reply, weights_bytes=weights, peak_bytes=peak())
-            comparison.rows[n] = done
-
-        weights, peak = _memory(local, around)
-        _answer(engine, turns, settings, keep)
-        return done
-
-
-def _answer(
-    engine: Engine, turns: Sequence[Turn], settings: Settings, keep: Callable[[Reply | None], None]
-) -> None:
-    generation = engine.start(turns, settings)
-    try:
-        for _ in generation:
-            pass
-    except KeyboardInterrupt:
-        generation.stop()
-        keep(generation.wait())
-        raise
-    keep(generation.wait())
-
-
-def _local(engine: Engine) -> LocalEngine | None:
-    from vlm_magic.models.engine import LocalEngine
-
-    return engine if isinstance(engine, LocalEngine) and not engine.is_closed else None
-
-
-def _memory(local: LocalEngine | None, around: ExitStack) -> tuple[int | None, Callable[[], int | None]]:
-    """Bytes of the weights, and a function for the peak beyond what is held now."""
-    if local is None or local.loaded is None:
-        return None, lambda: None
-    from vlm_magic.models import memory
-
-    peak = around.enter_context(memory.watched_peak(local.loaded.device))
-    return memory.real_bytes(local.loaded.model), peak
-
-
-def _without_frames(error: VLMError) -> VLMError:
-    """The error to keep: its words, without the frames that would hold tensors and pictures."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-    return error
 
 
 def _by_example(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
@@ -419,6 +253,7 @@ def _figures(row: Compared) -> dict[str, object]:
         "first_token_s": reply.ttft_s if reply else None,
         "total_s": reply.total_s if reply else None,
         "n_prompt_tokens": reply.n_prompt_tokens if reply else None,
+        "n_reused_tokens": reply.n_reused_tokens if reply else None,
         "n_new_tokens": reply.n_new_tokens if reply else None,
         "finish_reason": reply.finish_reason if reply else None,
         "probability": max(choice.probability for choice in reply.choices)

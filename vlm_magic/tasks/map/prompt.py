@@ -2,7 +2,7 @@
 
 ``{picture}`` marks the place of the row's picture (before the words where nobody says), ``{row.title}``
 is a column of its table; every other name is looked up as in any cell, once for all rows. Knows
-prompts and rows, not engines. Neighbours: `rows` brings the items, `mapping` asks.
+prompts and rows, not engines. Neighbours: `rows` brings the items, `window` has them asked.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vlm_magic.errors import PromptError
+from vlm_magic.inputs.cell_text.expressions import field_names
+from vlm_magic.inputs.cell_text.marks import Expression, Mark, Reference
 from vlm_magic.inputs.limits import PictureOptions
-from vlm_magic.inputs.marks import Expression, Mark, Reference
-from vlm_magic.inputs.prompt import expression_names, parse_prompt, resolve_parts
+from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
 from vlm_magic.messages import Part, Picture, Text, Turn
-from vlm_magic.tasks.rows import RowView
+from vlm_magic.tasks.map.rows import RowView
 
 __all__ = ["MapPrompt", "digest_of_parts"]
 
@@ -70,10 +71,27 @@ class MapPrompt:
         if not any(isinstance(piece, _Own) and _is_place(piece.mark) for piece in self._pieces):
             self._pieces.insert(0, _Own(_only_mark("{picture}")))
 
+    @classmethod
+    def of_words(cls, text: str, options: PictureOptions | None = None) -> MapPrompt:
+        """A prompt whose words are literal but for ``{picture}``."""
+        prompt = cls("", options=options)
+        prompt.text = text
+        before, mark, after = text.partition("{picture}")
+        place = prompt._pieces  # of an empty prompt: the place alone
+        texts = (before, after) if mark else ("", text)
+        prompt._pieces = [*map(Text, filter(None, texts[:1])), *place, *map(Text, filter(None, texts[1:]))]
+        return prompt
+
     @property
     def identity(self) -> list[str]:
         """What the prompt says, its fixed pictures by content: equal for equal prompts."""
         return [piece.mark.raw if isinstance(piece, _Own) else _identity_of(piece) for piece in self._pieces]
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the words say something of the row's picture itself, as ``{picture.size}`` does."""
+        marks = [piece.mark for piece in self._pieces if isinstance(piece, _Own)]
+        return any(not _is_place(mark) and _names_picture(mark) for mark in marks)
 
     def turn(self, pictures: Sequence[Picture], row: RowView) -> Turn:
         """The question of one row.
@@ -121,13 +139,15 @@ def _grouped(marks: Sequence[Mark]) -> list[tuple[bool, list[Mark]]]:
 
 def _is_own(mark: Mark) -> bool:
     if isinstance(mark, Reference):
-        return any(isinstance(inner, Expression) and _is_own(inner) for inner in _inside(mark))
-    return isinstance(mark, Expression) and any(name in _OWN for name in expression_names([mark]))
+        return any(name in _OWN for field in mark.fields for name in field_names(field))
+    return isinstance(mark, Expression) and any(name in _OWN for name in field_names(mark.field))
 
 
-def _inside(mark: Reference) -> Sequence[Mark]:
-    """The expressions within ``![](…)``."""
-    return parse_prompt(mark.source) if "{" in mark.source else ()
+def _names_picture(mark: Mark) -> bool:
+    fields = mark.fields if isinstance(mark, Reference) else ()
+    if isinstance(mark, Expression):
+        fields = (mark.field,)
+    return any("picture" in field_names(field) for field in fields)
 
 
 def _is_place(mark: Mark) -> bool:
@@ -143,5 +163,5 @@ def _is_place(mark: Mark) -> bool:
 def _only_mark(text: str) -> Mark:
     marks = parse_prompt(text)
     if len(marks) != 1:
-        raise PromptError(f"{text} is no single mark")
+        raise PromptError(f"{text} is not a single mark")
     return marks[0]

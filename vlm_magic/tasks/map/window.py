@@ -2,7 +2,7 @@
 
 The source is asked for its next row in the caller's thread, never more than a few batches ahead; most
 pictures are opened by threads beside it. Knows rows and prompts, not engines or answers. Neighbours:
-`rows` brings the items, `map_prompt` makes questions of them, `mapping` asks.
+`rows` brings the items, `prompt` makes questions of them, `batches` asks.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
+from typing import Protocol
 
-from vlm_magic.errors import PromptError, VLMError, near_names, shorten
-from vlm_magic.inputs import sniff
+from vlm_magic.errors import PromptError, VLMError, near_names
 from vlm_magic.inputs.limits import PictureOptions
+from vlm_magic.inputs.pixels import sniff
 from vlm_magic.messages import Picture, Turn
-from vlm_magic.tasks.map_prompt import MapPrompt, digest_of_parts
-from vlm_magic.tasks.rows import Item, NoColumnError, open_pictures
+from vlm_magic.tasks.map.prompt import digest_of_parts
+from vlm_magic.tasks.map.rows import Item, NoColumnError, RowView, open_pictures
+from vlm_magic.tasks.map.sources.source_key import Repeats, source_key
+from vlm_magic.wording import shorten
 
-__all__ = ["Waiting", "Window", "one_line"]
+__all__ = ["AsksAboutRows", "Waiting", "Window", "column_error", "one_line"]
 
 _WINDOW_BYTES = 256 * 2**20  # of decoded pictures that wait
 _PICTURES_AHEAD = 8  # that are processed in one go, before the model asks for them
@@ -37,12 +40,19 @@ class Waiting:
     pictures: tuple[Picture, ...] = ()
     turn: Turn | None = None
     key: str = ""
+    source_key: str = ""
     error: str = ""
 
     @property
-    def n_bytes(self) -> int:
-        """Bytes of its decoded pictures, four a pixel."""
-        return sum(4 * picture.size_px[0] * picture.size_px[1] for picture in self.pictures)
+    def n_bytes(self) -> int | None:
+        """Bytes of its decoded pictures, four a pixel; None while they are being opened."""
+        pictures: Sequence[Picture] = self.pictures
+        if self.opened is not None:
+            if not self.opened.done():
+                return None
+            is_there = not self.opened.cancelled() and self.opened.exception() is None
+            pictures = self.opened.result() if is_there else ()
+        return sum(4 * picture.size_px[0] * picture.size_px[1] for picture in pictures)
 
     @property
     def likeness(self) -> tuple[object, ...]:
@@ -53,6 +63,13 @@ class Waiting:
             tuple(picture.size_px for picture in self.pictures),
             len(self.turn.text),
         )
+
+
+class AsksAboutRows(Protocol):
+    """What makes the question of a row: the prompt of a map."""
+
+    def turn(self, pictures: Sequence[Picture], row: RowView) -> Turn:
+        """The question of one row."""
 
 
 class Window:
@@ -68,13 +85,15 @@ class Window:
         source_error: what the source raised, if it did.
     """
 
-    def __init__(self, items: Iterator[Item], prompt: MapPrompt, options: PictureOptions) -> None:
+    def __init__(self, items: Iterator[Item], prompt: AsksAboutRows, options: PictureOptions) -> None:
         self._items = items
         self._prompt = prompt
         self._options = options
         self._rows: deque[Waiting] = deque()
-        self._n_alike: dict[str, int] = {}  # rows that asked the same, by its content
+        self._repeats = Repeats()
         self._locks = [Lock() for _ in range(64)]
+        self._is_first = True  # row of the source
+        self._largest_bytes = 0  # of a row's pictures
         self.is_drained = False
         self.source_error: Exception | None = None
 
@@ -84,7 +103,7 @@ class Window:
     def fill(self, pool: ThreadPoolExecutor, n_ahead: int) -> None:
         """Ask the source for rows until ``n_ahead`` wait, and have their pictures opened."""
         while not self.is_drained and len(self._rows) < n_ahead:
-            if self._rows and sum(waiting.n_bytes for waiting in self._rows) > _WINDOW_BYTES:
+            if self._rows and self._n_bytes() > _WINDOW_BYTES:
                 return
             try:
                 item = next(self._items)
@@ -95,6 +114,16 @@ class Window:
                 self.is_drained, self.source_error = True, error
                 return
             self._rows.append(Waiting(item, self._opened(pool, item)))
+            if self._is_first:  # how large pictures are is known before more of them are asked for
+                self._is_first = False
+                with suppress(Exception):  # what fails is said where its row is asked
+                    self._rows[-1].opened.result()  # type: ignore[union-attr]
+
+    def _n_bytes(self) -> int:
+        """Bytes of the pictures that wait; a row that is not open yet counts as the largest so far."""
+        known = [waiting.n_bytes for waiting in self._rows]
+        self._largest_bytes = max([self._largest_bytes, *(n for n in known if n is not None)])
+        return sum(self._largest_bytes if n is None else n for n in known)
 
     def first_question(self) -> tuple[Item, Turn] | None:
         """The next row of the source with its question, out of line; None where there is none."""
@@ -180,15 +209,16 @@ class Window:
             waiting.pictures = tuple(waiting.opened.result())
             waiting.turn = self._prompt.turn(waiting.pictures, waiting.item.row)
         except VLMError as error:
-            if isinstance(error.__cause__, NoColumnError):  # every row would say so
-                raise _no_column(error.__cause__) from None
+            if (every := column_error(error)) is not None:
+                raise every from None
             waiting.error = one_line(error)
         finally:
             waiting.opened = None
         if waiting.turn is not None:
             content = digest_of_parts(waiting.turn.parts)
-            n = self._n_alike[content] = self._n_alike.get(content, 0) + 1
-            waiting.key = content if n == 1 else f"{content}#{n}"  # the same question again is another row
+            waiting.key = self._repeats.told_apart(content)
+            source = source_key(waiting.turn.parts, waiting.item.source, waiting.pictures)
+            waiting.source_key = self._repeats.told_apart(source) if source else ""
 
 
 def one_line(error: VLMError) -> str:
@@ -197,12 +227,18 @@ def one_line(error: VLMError) -> str:
     return f"{type(error).__name__}: {error.what}{have}"
 
 
-def _no_column(cause: NoColumnError) -> PromptError:
+def column_error(error: VLMError) -> PromptError | None:
+    """What to raise for a column that is missing in every row alike; None for another error."""
+    cause = error.__cause__
+    if not isinstance(cause, NoColumnError):
+        return None
     near = near_names(cause.column, cause.columns)
     return PromptError(
         f"no column {cause.column!r} for {{row.{shorten(cause.column, 60)}}}",
         have=", ".join(near or cause.columns) or "no table beside these pictures",
-        hint=f"{{row.{near[0]}}}" if near else "--map frame.column, or table=frame",
+        hint=f"{{row.{(near or cause.columns)[0]}}}"
+        if cause.columns
+        else "--map frame.column, or table=frame",
         name=cause.column,
     )
 

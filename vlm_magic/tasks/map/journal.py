@@ -21,12 +21,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from vlm_magic.errors import OptionError, shorten
+from vlm_magic.errors import OptionError
+from vlm_magic.wording import shorten
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["FileJournal", "Journal", "Memory", "Record", "forget_maps", "remembered"]
+__all__ = ["FileJournal", "Journal", "Memory", "Record", "check_header", "forget_maps", "remembered"]
 
 _KIND = "vlm_magic map"
 _VERSION = 1
@@ -46,6 +47,9 @@ class Record:
         seconds: the row's share of the time that its batch took.
         finish_reason: why the answer ended.
         error: what went wrong, in one line; "" for an answer. Errors are asked again.
+        source: likewise, as a hash of its words and of its pictures' files; "" where they are none.
+        scores: of each choice its log-probability, tokens and score (see `vlm_magic.messages.Choice`);
+            None where there were no choices, and in journals of version 0.1.
     """
 
     key: str
@@ -56,6 +60,8 @@ class Record:
     seconds: float = 0.0
     finish_reason: str = "stop"
     error: str = ""
+    source: str = ""
+    scores: Mapping[str, tuple[float, int, float]] | None = None
 
 
 class Journal(Protocol):
@@ -64,8 +70,11 @@ class Journal(Protocol):
     def find(self, key: str) -> Record | None:
         """The finished row of this key, or None while it is missing."""
 
-    def add(self, record: Record) -> None:
-        """Keep a row for good.
+    def find_source(self, source: str) -> Record | None:
+        """The finished row whose pictures were these files, or None."""
+
+    def add(self, record: Record, position: int) -> None:
+        """Keep the row of this position for good.
 
         Raises:
             OSError: it cannot be written.
@@ -80,6 +89,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
+        self._by_source: dict[str, Record] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -88,14 +98,21 @@ class Memory:
         """The finished row of this key, or None."""
         return self._records.get(key)
 
-    def add(self, record: Record) -> None:
+    def find_source(self, source: str) -> Record | None:
+        """The finished row whose pictures were these files, or None."""
+        return self._by_source.get(source)
+
+    def add(self, record: Record, position: int = 0) -> None:
         """Keep a row; one that failed is not kept, so that it is asked again."""
         if not record.error:
             self._records[record.key] = record
+            if record.source:
+                self._by_source[record.source] = record
 
     def clear(self) -> None:
         """Forget all rows."""
         self._records.clear()
+        self._by_source.clear()
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -127,6 +144,9 @@ def forget_maps() -> int:
 class FileJournal:
     """A journal on disk, held by one run at a time.
 
+    What it finds are rows of earlier runs: no row of a run asks what another one of it has asked
+    (`vlm_magic.tasks.map.sources.source_key.Repeats`), so those that it adds are in the file alone.
+
     Args:
         path: the file; made when it is not there.
         header: what is asked, as plain JSON values; the file must say the same.
@@ -142,7 +162,8 @@ class FileJournal:
         self._file = -1
         try:
             self._file = _opened(self.path)
-            self._records, self.n_broken = self._read(dict(header))
+            self._records = self._read(dict(header))
+            self._by_source = {r.source: r for r in self._records.values() if r.source}
         except BaseException:
             self.close()
             raise
@@ -154,11 +175,17 @@ class FileJournal:
         """The finished row of this key, or None."""
         return self._records.get(key)
 
-    def add(self, record: Record) -> None:
+    def find_source(self, source: str) -> Record | None:
+        """The finished row whose pictures were these files, or None."""
+        return self._by_source.get(source)
+
+    def add(self, record: Record, position: int = 0) -> None:
         """Write a row; one that failed is written too, and asked again."""
-        self._write(asdict(record))
-        if not record.error:
-            self._records[record.key] = record
+        line = asdict(record)
+        for name in ("source", "scores"):  # what says nothing takes no room
+            if not line[name]:
+                del line[name]
+        self._write(line)
 
     def close(self) -> None:
         """Let go of the file and of the lock."""
@@ -173,24 +200,23 @@ class FileJournal:
         if written < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _read(self, header: dict[str, object]) -> tuple[dict[str, Record], int]:
-        """The finished rows and the number of lines that are none; a new file gets its first line."""
+    def _read(self, header: dict[str, object]) -> dict[str, Record]:
+        """The finished rows, lines that are none stepped over; a new file gets its first line."""
         own = {"journal": _KIND, "version": _VERSION, **header}
         with self.path.open("rb") as file:
             first = file.readline()
             if not first:
                 self._write(own)
-                return {}, 0
-            _compare(self.path, _parsed(first), json.loads(json.dumps(own)))
-            records, n_broken, last = {}, 0, first
+                return {}
+            check_header(self.path, _parsed(first), json.loads(json.dumps(own)))
+            records, last = {}, first
             for last in file:
                 record = _record(_parsed(last))
-                n_broken += record is None
                 if record is not None and not record.error:
                     records[record.key] = record
         if not last.endswith(b"\n"):  # half a line: the next one begins on a line of its own
             os.write(self._file, b"\n")
-        return records, n_broken
+        return records
 
 
 def _held(path: Path) -> BaseFileLock:
@@ -252,19 +278,23 @@ def _record(found: object) -> Record | None:
         return None
 
 
-def _compare(path: Path, found: object, own: Mapping[str, object]) -> None:
-    """Refuse a file that is no journal, or one of another map."""
+def check_header(path: Path, found: object, own: Mapping[str, object], kind: str = _KIND) -> None:
+    """Refuse a file that is no journal, or one of another map.
+
+    Raises:
+        OptionError: says what differs.
+    """
     shown = shorten(path, 100)
-    if not isinstance(found, dict) or found.get("journal") != _KIND:
+    if not isinstance(found, dict) or found.get("journal") != kind:
         raise OptionError(
-            f"{shown} is there and is no journal of a map",
+            f"{shown} exists and is not a map's journal",
             have="it was left as it is",
             hint="--journal with a new file",
             path=str(path),
         )
     for name, there, here in _differences(found, own):
         raise OptionError(
-            f"{shown} is the journal of another {name.replace('_', ' ')}",
+            f"{shown} is the journal of {'other' if name.endswith('s') else 'another'} {name}",
             have=f"there {_brief(there)}, now {_brief(here)}",
             hint="--journal with a new file, or what was asked before",
             path=str(path),

@@ -4,27 +4,28 @@ A learner can run it without this package. What it says is tried while it is wri
 transformers' own calls, and only if that gives the model the very tensors that it was given does the
 program say it so; else it takes the rendered text, and at last the token ids themselves.
 
-Neighbours: `code_parts` writes literals and pictures; `vlm_magic.models` is what the program leaves out.
+Neighbours: `parts` writes literals and pictures, `ways` the prompt's inputs, `scored_choices` what
+compares choices; `vlm_magic.models` is what the program leaves out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_magic.choice_scores import content_free
 from vlm_magic.errors import ConversationError, OptionError, VLMError
-from vlm_magic.messages import Exchange, Picture, Settings, Text, Turn
-from vlm_magic.models import families
-from vlm_magic.models.choosing import content_free
-from vlm_magic.models.interleaved import process_lists
-from vlm_magic.models.prompting import lay_out, merged
-from vlm_magic.models.sampling import generation_config
-from vlm_magic.models.scoring import is_plain, without_trailing_space
+from vlm_magic.messages import Engine, Exchange, Picture, Settings, Text, Turn, is_elsewhere, is_here
+from vlm_magic.models.decoding.generation_config import generation_config
+from vlm_magic.models.decoding.scoring import is_plain, without_trailing_space
+from vlm_magic.models.prompts.idefics import process_lists
+from vlm_magic.models.prompts.prepare import lay_out, prepare
+from vlm_magic.models.prompts.token_ids import generating_parts
+from vlm_magic.models.prompts.turns import merged
 from vlm_magic.session import Session
-from vlm_magic.tasks.code_choices import choices_lines
-from vlm_magic.tasks.code_parts import (
+from vlm_magic.tasks.code.parts import (
     PictureFiles,
     block,
     literal,
@@ -32,16 +33,18 @@ from vlm_magic.tasks.code_parts import (
     quantization_lines,
     short_ids,
 )
+from vlm_magic.tasks.code.remote_program import remote_program
+from vlm_magic.tasks.code.scored_choices import choices_lines
+from vlm_magic.tasks.code.ways import Way, as_blocks, as_string, gives_the_same
 
 if TYPE_CHECKING:
-    from vlm_magic.models.engine import LocalEngine
-    from vlm_magic.models.loading import Loaded
+    from vlm_magic.models.loaded import Loaded
 
 __all__ = ["program", "program_of"]
 
 
 def program_of(
-    session: Session, exchange: Exchange | None = None, *, engine: LocalEngine, folder: Path | None = None
+    session: Session, exchange: Exchange | None = None, *, engine: Engine, folder: Path | None = None
 ) -> str:
     """The program of one turn with all that the model was shown before it.
 
@@ -71,7 +74,7 @@ def program_of(
 
 
 def program(
-    engine: LocalEngine,
+    engine: Engine,
     turns: Sequence[Turn],
     settings: Settings,
     *,
@@ -90,14 +93,15 @@ def program(
     Raises:
         OptionError: the engine is not a local one.
     """
-    loaded = getattr(engine, "loaded", None)
-    if loaded is None:
+    if is_elsewhere(engine):
+        return remote_program(engine, turns, settings, folder=folder, remarks=remarks)
+    if not is_here(engine):
         raise OptionError(
             f"{engine.name} does not run here", have="%vlm_code writes programs for local models"
         )
-    how = engine._settings(settings)
+    how = engine.in_effect(settings)
     pictures = PictureFiles(folder or Path("vlm_code_pictures"))
-    writer = _Writer(loaded, list(turns), how, pictures)
+    writer = _Writer(engine.loaded, list(turns), how, pictures)
     return writer.write(remarks)
 
 
@@ -211,7 +215,7 @@ class _Writer:
 
     def _prompt(self, turns: Sequence[Turn]) -> list[str]:
         """The lines that give ``inputs``: the first way that gives the model what it was given."""
-        exact = families.prepare(self.loaded, turns, self.settings).inputs
+        exact = prepare(self.loaded, turns, self.settings).inputs
         pictures = [picture for turn in turns for picture in turn.pictures]
         names, images = self.pictures.add(pictures), [picture.rgb for picture in pictures]
         lines = ["", *self.pictures.lines(self.imports)]
@@ -221,18 +225,18 @@ class _Writer:
             text = None
         for way in (self._as_messages, self._as_text, self._as_lists):
             found = way(turns, text, names, images)
-            if found is not None and _same(found.make, exact):
+            if found is not None and gives_the_same(found.make, exact):
                 return [*lines, *found.lines, *self._to_model()]
         return [*lines, *self._as_token_ids(names, images, exact), *self._to_model()]
 
     def _as_messages(
         self, shown: Sequence[Turn], text: Any, names: list[str], images: list[Any]
-    ) -> _Way | None:
+    ) -> Way | None:
         """Through the chat template: blocks of text and pictures, or plain strings."""
         if self.settings.continuation or self.loaded.chat_template is None or not isinstance(text, str):
             return None
         system = [Turn("system", (Text(self.settings.system),))] if self.settings.system else []
-        for content in (_blocks, _string):
+        for content in (as_blocks, as_string):
             turns = merged([*system, *merged(shown)])
             placeholder = self.loaded.family.placeholder(self.loaded.processor)
             messages = [{"role": turn.role, "content": content(turn, placeholder)} for turn in turns]
@@ -252,13 +256,13 @@ class _Writer:
                 return self._called(lines, text, names, images)
         return None
 
-    def _as_text(self, shown: Sequence[Turn], text: Any, names: list[str], images: list[Any]) -> _Way | None:
+    def _as_text(self, shown: Sequence[Turn], text: Any, names: list[str], images: list[Any]) -> Way | None:
         """The rendered prompt as it stands: base checkpoints, and templates that need help."""
         if not isinstance(text, str):
             return None
         return self._called([f"prompt = {literal(text)}"], text, names, images)
 
-    def _called(self, lines: list[str], text: str, names: list[str], images: list[Any]) -> _Way:
+    def _called(self, lines: list[str], text: str, names: list[str], images: list[Any]) -> Way:
         options: dict[str, Any] = {"return_tensors": "pt"}
         more = ['return_tensors="pt"']
         bos = self.loaded.tokenizer.bos_token
@@ -266,25 +270,24 @@ class _Writer:
             options["add_special_tokens"] = False
             more.append("add_special_tokens=False")
         given = [f"images=[[{', '.join(names)}]]"] if names else []
-        return _Way(
+        return Way(
             [*lines, *block("inputs = processor(", ["text=[prompt]", *given, *more], ")")],
             lambda: self._tried(text=[text], images=[images] if images else None, **options),
         )
 
-    def _as_lists(
-        self, shown: Sequence[Turn], items: Any, names: list[str], images: list[Any]
-    ) -> _Way | None:
+    def _as_lists(self, shown: Sequence[Turn], items: Any, names: list[str], images: list[Any]) -> Way | None:
         """Texts and pictures in one list, as the first IDEFICS takes them."""
         if not isinstance(items, list):
             return None
         left = iter(names)
         written = [literal(item) if isinstance(item, str) else next(left) for item in items]
-        return _Way(
+        shown_items = [item.rgb if isinstance(item, Picture) else item for item in items]
+        return Way(
             [
                 *block("prompt = [", written, "]"),
                 'inputs = processor(text=[prompt], add_end_of_utterance_token=False, return_tensors="pt")',
             ],
-            lambda: self._tried(text=[items], add_end_of_utterance_token=False, return_tensors="pt"),
+            lambda: self._tried(text=[shown_items], add_end_of_utterance_token=False, return_tensors="pt"),
         )
 
     def _as_token_ids(self, names: list[str], images: list[Any], exact: dict[str, Any]) -> list[str]:
@@ -317,7 +320,7 @@ class _Writer:
         """Prompt and scores of a turn that compared choices; for a prior, a prompt of grey squares too."""
         loaded, how = self.loaded, self.settings
         turns = without_trailing_space(self.turns) if is_plain(loaded, how) else self.turns
-        inputs = families.prepare(loaded, turns, how).inputs
+        inputs = prepare(loaded, turns, how).inputs
         lines = self._prompt(turns)
         if how.normalize == "prior":
             blank = content_free(turns)
@@ -341,7 +344,7 @@ class _Writer:
             [f"{name}={literal(value)}" for name, value in values.items()],
             ")",
         )
-        if len(families.generating_parts(loaded.model)) > 1:
+        if len(generating_parts(loaded.model)) > 1:
             lines.append("model.language_model.generation_config = model.generation_config")
         more = self._held(lines)
         if how.stop:
@@ -361,7 +364,7 @@ class _Writer:
         """What holds the answer to a type, put before the call; the call's further argument."""
         if not self.settings.grammar:
             return ""
-        from vlm_magic.models.grammar import plain_code
+        from vlm_magic.models.decoding.grammar import plain_code
 
         self.imports |= {
             "import numpy as np",
@@ -385,33 +388,3 @@ class _Writer:
         if not self.settings.continuation:
             lines.append("answer = answer.strip()")
         return [*lines, "print(answer)"]
-
-
-@dataclass
-class _Way:
-    """One way to make the inputs: its lines, and the same done here."""
-
-    lines: list[str]
-    make: Callable[[], Any]
-
-
-def _blocks(turn: Turn, placeholder: str) -> list[dict[str, str]]:
-    return [
-        {"type": "image"} if isinstance(part, Picture) else {"type": "text", "text": part.text}
-        for part in turn.parts
-    ]
-
-
-def _string(turn: Turn, placeholder: str) -> str:
-    return "".join(placeholder if isinstance(part, Picture) else part.text for part in turn.parts)
-
-
-def _same(make: Callable[[], Any], exact: dict[str, Any]) -> bool:
-    """Whether a way gives the model the tensors that it was given."""
-    import torch
-
-    try:
-        made = {k: v for k, v in dict(make()).items() if isinstance(v, torch.Tensor) and k != "labels"}
-    except Exception:  # a processor may raise anything on a prompt that it does not take
-        return False
-    return made.keys() == exact.keys() and all(torch.equal(made[name], exact[name]) for name in exact)

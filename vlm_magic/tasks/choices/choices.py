@@ -1,10 +1,11 @@
 """Choices as people have them, and what came out: from a list, Enum or dict to the likeliest reply.
 
 `ChoiceSet` reads choices from whatever a notebook holds them in, `Choices` is the result of one
-question. How a choice is scored and what the normalisations mean stands in `vlm_magic.models.choosing`.
+question. How a choice is scored and what the normalisations mean stands in
+`vlm_magic.choice_scores`.
 
-Knows replies; nothing of engines or IPython. Neighbours: `classifying` asks about pictures,
-`vlm_magic.outputs.choices` draws the bars.
+Knows replies; nothing of engines or IPython. Neighbours: `classify` asks about pictures,
+`vlm_magic.outputs.results.choices` draws the bars.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from vlm_magic.errors import GenerationError, OptionError, near_names, shorten
-from vlm_magic.inputs import sniff
+from vlm_magic.errors import GenerationError, OptionError, near_names
+from vlm_magic.inputs.pixels import sniff
 from vlm_magic.messages import Choice, Reply, Settings
-from vlm_magic.outputs.choices import choices_html, choices_plain, percent
-from vlm_magic.outputs.transcript import base_css
+from vlm_magic.outputs.results.choices import choices_html, choices_plain, percent
+from vlm_magic.outputs.styles import framed
+from vlm_magic.tasks.frames import need_pandas
+from vlm_magic.wording import shorten
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ChoiceSet", "Choices", "is_nan", "need_pandas"]
+__all__ = ["ChoiceSet", "Choices", "is_nan"]
 
 _MAX_CHOICES = 1_000  # each is a row of the model's batch
 
@@ -86,7 +89,7 @@ class ChoiceSet:
             return self.labels.index(words)
         near = near_names(words, self.labels)
         raise OptionError(
-            f"the truth {shorten(repr(truth), 60)} is none of the choices",
+            f"the truth {shorten(repr(truth), 60)} is not among the choices",
             have=", ".join(map(repr, self.labels[:12])),
             hint=f"{near[0]!r}" if near else "the same words as the choices",
             truth=truth,
@@ -121,7 +124,7 @@ def _items(obj: object, name: str) -> Iterable[tuple[object, object]]:
             cause = shorten(f"{type(error).__name__}: {error}", 120)
             raise OptionError(f"{name} cannot be read", have=cause, hint='["yes", "no"]') from error
     raise OptionError(
-        f"{name} is a {type(obj).__name__}, no list of choices",
+        f"{name} is a {type(obj).__name__}, not a list of choices",
         have=shorten(repr(obj), 100),
         hint='["yes", "no"], a tuple, Series, Enum or dict',
     )
@@ -152,7 +155,7 @@ def _text_of(item: object, name: str) -> str:
             raise OptionError(f"{name} has an empty choice", have=repr(item), hint="words for each choice")
         return text
     raise OptionError(
-        f"{name} has a choice that is no text: {type(item).__name__}",
+        f"{name} has a choice that is not text: {type(item).__name__}",
         have=shorten(repr(item), 80),
         hint="texts, numbers or members of an Enum",
     )
@@ -239,7 +242,7 @@ class Choices:
         Raises:
             OptionError: pandas is not installed.
         """
-        pandas = need_pandas("to_series")
+        pandas = need_pandas("to_series", have=".probabilities works without it")
         series = pandas.Series(self.probabilities, name="probability", dtype=float)
         series.index.name = "choice"
         ordered: pd.Series[float] = series.sort_values(ascending=False, kind="stable")
@@ -262,23 +265,7 @@ class Choices:
         return f"<Choices: {shown}{', …' if len(ranked) > 4 else ''}>"
 
     def _repr_html_(self) -> str:
-        return (
-            f'<style>{base_css()}</style><div class="vlm vlm-transcript"><div class="vlm-turn">'
-            f"{choices_html(self._shown())}</div></div>"
-        )
+        return framed(f'<div class="vlm-turn">{choices_html(self._shown())}</div>')
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {"text/html": self._repr_html_(), "text/plain": choices_plain(self._shown())}
-
-
-def need_pandas(what: str) -> Any:
-    """The pandas module; an OptionError that names ``what`` where it is not installed."""
-    try:
-        import pandas
-    except ImportError:
-        raise OptionError(
-            f"{what} gives a pandas table, and pandas is not installed",
-            have=".probabilities and .rows work without it",
-            hint="pip install pandas",
-        ) from None
-    return pandas

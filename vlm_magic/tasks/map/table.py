@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlm_magic.errors import OptionError
-from vlm_magic.messages import Picture
+from vlm_magic.messages import ModelText, Picture
+from vlm_magic.tasks.frames import need_pandas
+from vlm_magic.tasks.map.rows import RowView
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MappedRow", "need_pandas", "table_of"]
+__all__ = ["MappedRow", "table_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class MappedRow:
         error: what went wrong, in one line; "" for an answer.
         pictures: the decoded pictures; () in the rows that the map itself keeps.
         is_kept: answered by an earlier run.
+        thumbnail: data URI of a small picture where the pictures themselves are elsewhere, or "".
+        view: the row of the person's table; None in the rows that the map itself keeps.
     """
 
     position: int
@@ -49,10 +52,12 @@ class MappedRow:
     error: str = ""
     pictures: tuple[Picture, ...] = ()
     is_kept: bool = False
+    thumbnail: str = ""
+    view: RowView | None = None
 
 
 def table_of(rows: Sequence[MappedRow], *, has_choices: bool, is_labelled: bool) -> pd.DataFrame:
-    """The rows as a DataFrame; see `vlm_magic.tasks.mapping.PictureMap.to_frame`.
+    """The rows as a DataFrame; see `vlm_magic.tasks.map.mapping.PictureMap.to_frame`.
 
     Args:
         rows: in any order.
@@ -62,7 +67,7 @@ def table_of(rows: Sequence[MappedRow], *, has_choices: bool, is_labelled: bool)
     Raises:
         OptionError: pandas is not installed.
     """
-    pandas = need_pandas()
+    pandas = need_pandas("a map")
     rows = sorted(rows, key=lambda row: row.position)
     columns: dict[str, Any] = {
         "picture": [row.name for row in rows],
@@ -80,27 +85,16 @@ def table_of(rows: Sequence[MappedRow], *, has_choices: bool, is_labelled: bool)
     return pandas.DataFrame(columns).set_axis(index, axis="index")
 
 
-def need_pandas() -> Any:
-    """The pandas module.
-
-    Raises:
-        OptionError: it is not installed.
-    """
-    try:
-        import pandas
-    except ImportError:
-        raise OptionError(
-            "a map gives a pandas DataFrame, and pandas is not installed",
-            hint="pip install pandas",
-        ) from None
-    return pandas
-
-
 def _column(pandas: Any, values: list[Any]) -> Any:
     """A column that takes any value as it is, lists and records too."""
-    column = pandas.Series([None] * len(values), dtype=object)
-    for n, value in enumerate(values):
-        column.iat[n] = value
+    import numpy
+
+    cells = numpy.empty(len(values), dtype=object)
+    for n, value in enumerate(values):  # one by one: lists of one length would become a second axis
+        cells[n] = value
+    column = pandas.Series(cells, dtype=object)
+    if any(isinstance(value, ModelText) for value in values):
+        return column  # as it is: a column of type str drops the mark of what a model said
     if values and all(isinstance(value, str) for value in values):
         return column.astype("str")
     return column.to_numpy()

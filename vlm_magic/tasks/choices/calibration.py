@@ -128,7 +128,7 @@ def calibrate(confidences: Sequence[float], right: Sequence[bool], *, n_bins: in
     """
     if not confidences or len(confidences) != len(right):
         raise OptionError(
-            "calibration needs answers with their verdicts",
+            "calibration needs a verdict for every answer",
             have=f"{len(confidences)} probabilities, {len(right)} verdicts",
         )
     if n_bins < 1 or any(not 0 <= value <= 1 for value in confidences):
