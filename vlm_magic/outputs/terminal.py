@@ -1,6 +1,6 @@
 """An answer in a plain terminal: words as they come, figures at the end, no control codes let through.
 
-Knows nothing of notebooks. Neighbours: `views` chooses it, `cards` writes the words.
+Knows nothing of notebooks. Neighbours: `answer_views` chooses it, `fragments` writes the words.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ import os
 from typing import TextIO
 
 from vlm_magic.messages import Chunk, Exchange, Progress
-from vlm_magic.outputs.cards import badges, examples_text, picture_label, proof_items, waiting_text
-from vlm_magic.outputs.choices import choices_plain
-from vlm_magic.outputs.parsing import clean_text
+from vlm_magic.outputs.fragments import badges, examples_text, picture_label, proof_items, waiting_text
+from vlm_magic.outputs.markdown.markdown_parser import clean_text
+from vlm_magic.outputs.results.choices import choices_plain
+from vlm_magic.wording import count_words
 
 __all__ = ["TerminalView"]
 
 _DIM, _PLAIN, _CLEAR_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[2K"
+_THOUGHT_STEP = 8  # tokens of a thought between two words about it
 
 
 class TerminalView:
@@ -32,6 +34,7 @@ class TerminalView:
         self._is_tty = bool(getattr(out, "isatty", lambda: False)()) and os.environ.get("TERM") != "dumb"
         self._dim, self._plain = ("", "") if os.environ.get("NO_COLOR") else (_DIM, _PLAIN)
         self._shows_progress = False
+        self._has_thought = False
         self._at_line_start = True
 
     def begin(self, exchange: Exchange) -> None:
@@ -43,6 +46,8 @@ class TerminalView:
 
     def push(self, chunk: Chunk) -> None:
         """Write words at once."""
+        if chunk.thinking and not chunk.text:
+            self._think(chunk.n_new_tokens)
         if not chunk.text:
             return
         self._end_progress()
@@ -53,9 +58,21 @@ class TerminalView:
 
     def progress(self, progress: Progress) -> None:
         """Say what the answer waits for, on a line that goes away."""
-        if not self._is_tty or progress.stage == "decode" or not self._at_line_start:
+        if progress.stage != "decode":
+            self._wait(waiting_text(progress))
+
+    def _think(self, n_tokens: int) -> None:
+        """Say how far a thought is; where no line can go away, say once that there is one."""
+        if self._is_tty and n_tokens % _THOUGHT_STEP == 1:
+            self._wait(f"Thinking, {count_words(n_tokens, 'token')} so far")
+        elif not self._is_tty and not self._has_thought:
+            self._line("[Thinking…]")
+        self._has_thought = True
+
+    def _wait(self, text: str) -> None:
+        if not self._is_tty or not self._at_line_start:
             return
-        self._out.write(f"{_CLEAR_LINE}{self._dim}{waiting_text(progress)}…{self._plain}")
+        self._out.write(f"{_CLEAR_LINE}{self._dim}{text}…{self._plain}")
         self._out.flush()
         self._shows_progress = True
 

@@ -3,19 +3,17 @@
 The HTML carries its own style sheet, works in light and dark by JupyterLab's variables with
 fallbacks, and stays readable where a site strips styles. It hides behind the live panel only while
 that panel lives, by a rule in the panel's own style sheet. Nothing in it can run or fetch.
-Neighbours: `cards` makes the pieces, `views` publishes the bundles.
+Neighbours: `fragments` makes the pieces, `answer_views` publishes the bundles.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
 from html import escape
-from pathlib import Path
 
-from vlm_magic.messages import Exchange, Reply
-from vlm_magic.outputs.cards import (
+from vlm_magic.messages import Exchange, Part, Reply, Text
+from vlm_magic.outputs.fragments import (
     Thumbnailer,
     badges,
     examples_html,
@@ -25,25 +23,30 @@ from vlm_magic.outputs.cards import (
     question_html,
     question_text,
     speaker,
+    stands_above,
+    thumbnail_src,
 )
-from vlm_magic.outputs.choices import choices_html, choices_markdown, choices_plain
-from vlm_magic.outputs.markdown import clean_text, plain_html, to_html, to_safe_markdown
+from vlm_magic.outputs.markdown.html import clean_text, plain_html, to_html, to_safe_markdown
+from vlm_magic.outputs.results.choices import choices_html, choices_markdown, choices_plain
+from vlm_magic.outputs.styles import framed
+from vlm_magic.wording import count_words
 
 __all__ = [
-    "base_css",
     "conversation_bundle",
     "exchange_bundle",
     "growing_bundle",
     "proof_html",
-    "squeezed_css",
 ]
 
-_STATIC = Path(__file__).parent / "static"
 _MAX_PICTURE_CHARS = 1_500_000  # of all thumbnails of one saved output
 
 
 def exchange_bundle(
-    exchange: Exchange, *, thumbnail: Thumbnailer | None = None, model: str = ""
+    exchange: Exchange,
+    *,
+    thumbnail: Thumbnailer | None = None,
+    model: str = "",
+    prompt_above: str | None = None,
 ) -> dict[str, str]:
     """One question with its answer, as the formats that a notebook can save.
 
@@ -51,15 +54,26 @@ def exchange_bundle(
         exchange: what to show; a missing reply shows the question alone.
         thumbnail: makes the data URI of a picture; None keeps pictures out of the file.
         model: name of the model where the reply does not say.
+        prompt_above: the prompt that stands right above the output, as in a cell: a question of these words
+            alone is left out of HTML and Markdown. The plain text, which is also read elsewhere, is whole.
 
     Returns:
         ``text/html``, ``text/markdown`` and ``text/plain``. The same exchange gives the same bundle.
     """
-    return _bundle([exchange], "", thumbnail, model)
+    bundle = _bundle([exchange], "", thumbnail, model)
+    if stands_above(exchange, prompt_above):
+        bundle["text/html"] = framed(_answer_html(exchange, model))
+        bundle["text/markdown"] = _joined(_answer_markdown(exchange, model))
+    return bundle
 
 
 def conversation_bundle(
-    exchanges: Sequence[Exchange], name: str = "", *, thumbnail: Thumbnailer | None = None, model: str = ""
+    exchanges: Sequence[Exchange],
+    name: str = "",
+    *,
+    thumbnail: Thumbnailer | None = None,
+    model: str = "",
+    pictures_in_markdown: bool = False,
 ) -> dict[str, str]:
     """A whole conversation, oldest first, in the same formats.
 
@@ -68,19 +82,30 @@ def conversation_bundle(
         name: what the conversation is called; shown above it.
         thumbnail: makes the data URI of a picture; None keeps pictures out of the file.
         model: name of the model where a reply does not say.
+        pictures_in_markdown: whether the Markdown has the thumbnails as well, for a file of its own; in a
+            notebook the HTML stands beside it.
     """
-    return _bundle(exchanges, name or "Conversation", thumbnail, model)
+    bundle = _bundle(exchanges, name or "Conversation", thumbnail, model)
+    if pictures_in_markdown:
+        bundle["text/markdown"] = _markdown(exchanges, name or "Conversation", model, _bounded(thumbnail))
+    return bundle
 
 
 def growing_bundle(
-    exchange: Exchange, text: str, *, thumbnail: Thumbnailer | None = None, model: str = ""
+    exchange: Exchange,
+    text: str,
+    *,
+    thumbnail: Thumbnailer | None = None,
+    model: str = "",
+    prompt_above: str | None = None,
 ) -> dict[str, str]:
     """A question with the part of its answer that there is so far, for plain output that grows."""
-    question = _exchange_html(Exchange(exchange.id, exchange.parts), _bounded(thumbnail), model)
+    is_above = stands_above(exchange, prompt_above)
+    question = "" if is_above else _question_html(exchange, _bounded(thumbnail))
     name = escape(clean_text(model)) or "Model"
     answer = f'<div class="vlm-turn vlm-model"><p class="vlm-role"><b>{name}</b></p>{plain_html(text)}</div>'
     return {
-        "text/html": f'<style>{base_css()}</style><div class="vlm vlm-transcript">{question}{answer}</div>',
+        "text/html": framed(question + answer),
         "text/plain": clean_text(text),
     }
 
@@ -113,40 +138,34 @@ def _bounded(thumbnail: Thumbnailer | None) -> Thumbnailer | None:
     return bounded
 
 
-@cache
-def squeezed_css(name: str) -> str:
-    """One of our style sheets without comments and needless spaces."""
-    css = (_STATIC / name).read_text(encoding="utf-8")
-    css = re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)
-    return re.sub(r"\s*([{};,])\s*", r"\1", re.sub(r"\s+", " ", css)).strip()
-
-
-def base_css() -> str:
-    """The style sheet that panel and transcript share."""
-    return squeezed_css("transcript.css")
-
-
 def _html(exchanges: Iterable[Exchange], title: str, thumbnail: Thumbnailer | None, model: str) -> str:
     turns = "".join(_exchange_html(exchange, thumbnail, model) for exchange in exchanges)
     heading = f'<p class="vlm-title"><b>{escape(clean_text(title))}</b></p>' if title else ""
     if title and not turns:
         turns = '<p class="vlm-empty">No turns yet.</p>'
-    return f'<style>{base_css()}</style><div class="vlm vlm-transcript">{heading}{turns}</div>'
+    return framed(heading + turns)
 
 
 def _exchange_html(exchange: Exchange, thumbnail: Thumbnailer | None, model: str) -> str:
+    return _question_html(exchange, thumbnail) + _answer_html(exchange, model)
+
+
+def _question_html(exchange: Exchange, thumbnail: Thumbnailer | None) -> str:
     question = examples_html(exchange.examples, thumbnail) + question_html(
         exchange.parts, thumbnail, exchange.picture_tokens
     )
-    html = (
+    return (
         '<div class="vlm-turn vlm-user"><p class="vlm-role"><b>You</b></p>'
-        f'<div class="vlm-body">{question}</div></div>'
+        f'<div class="vlm-body" dir="auto">{question}</div></div>'
     )
+
+
+def _answer_html(exchange: Exchange, model: str) -> str:
     if exchange.reply is None:
-        return html
+        return ""
     marks = "".join(f" {in_brackets(_badge(mark))}" for mark in badges(exchange))
     name = escape(speaker(exchange.reply, model))
-    return html + (
+    return (
         f'<div class="vlm-turn vlm-model"><p class="vlm-role"><b>{name}</b>{marks}</p>'
         f'<div class="vlm-body">{to_html(exchange.reply.text)}</div>{proof_html(exchange.reply)}</div>'
     )
@@ -157,36 +176,85 @@ def _badge(mark: str) -> str:
 
 
 def proof_html(reply: Reply) -> str:
-    """What stands under an answer: the choices that it was chosen among, its figures, and remarks."""
-    figures = '<span class="vlm-dot"> · </span>'.join(
-        f'<span class="vlm-figure">{escape(item)}</span>' for item in proof_items(reply)
-    )
+    """What stands under an answer: choices, its figures, remarks, and folded what was thought before it."""
+    figures = _figures_html(proof_items(reply))
     notes = "".join(f'<p class="vlm-note"><small>{escape(clean_text(n))}</small></p>' for n in reply.notes)
-    return f'{choices_html(reply.choices)}<p class="vlm-proof"><small>{figures}</small></p>{notes}'
+    return choices_html(reply.choices) + figures + notes + _thought_html(reply)
 
 
-def _markdown(exchanges: Iterable[Exchange], title: str, model: str) -> str:
-    """Markdown that is inert in renderers that allow HTML; pictures by name, their data is in the HTML."""
+def _figures_html(items: Sequence[str]) -> str:
+    """Figures in a line: the first two, and the rest folded behind them."""
+    pieces = [f'<span class="vlm-figure">{escape(item)}</span>' for item in items]
+    dot = '<span class="vlm-dot"> · </span>'
+    brief, rest = dot.join(pieces[:2]), dot.join(pieces[2:])
+    if not rest:
+        return f'<p class="vlm-proof"><small>{brief}</small></p>'
+    return (
+        f'<details class="vlm-proof"><summary><small>{brief}</small></summary> '
+        f"<p><small>{rest}</small></p></details>"
+    )
+
+
+def _thought_html(reply: Reply) -> str:
+    """What the model thought before it answered, folded; it opens without a script."""
+    if not reply.thinking:
+        return ""
+    summary = f"Thought before it answered ({count_words(reply.n_thinking_tokens, 'token')})"
+    return (
+        f'<details class="vlm-thought"><summary><small>{escape(summary)}</small></summary>'
+        f"{to_html(reply.thinking)}</details>"
+    )
+
+
+def _markdown(
+    exchanges: Iterable[Exchange], title: str, model: str, thumbnail: Thumbnailer | None = None
+) -> str:
+    """Markdown that is inert in renderers that allow HTML; pictures by name, or as data URIs."""
     blocks = [f"## {_literal(title)}"] if title else []
     for exchange in exchanges:
-        question = examples_text(exchange.examples) + question_text(exchange.parts, exchange.picture_tokens)
-        blocks += ["**You**", _literal(question)]
-        if exchange.reply is None:
-            continue
-        marks = "".join(f" *({_literal(mark)})*" for mark in badges(exchange))
-        blocks += [
-            f"**{_literal(speaker(exchange.reply, model))}**{marks}",
-            to_safe_markdown(exchange.reply.text),
-        ]
-        blocks.append(choices_markdown(exchange.reply.choices))
-        blocks.append(f"*{_literal(' · '.join(proof_items(exchange.reply)))}*")
-        blocks += [f"*{_literal(note)}*" for note in exchange.reply.notes]
+        asked = _literal(examples_text(exchange.examples))
+        asked += _question_markdown(exchange.parts, exchange.picture_tokens, thumbnail)
+        blocks += ["**You**", asked.strip(), *_answer_markdown(exchange, model)]
+    return _joined(blocks)
+
+
+def _answer_markdown(exchange: Exchange, model: str) -> list[str]:
+    """Who answered, the answer, its choices, figures and remarks, as blocks."""
+    reply = exchange.reply
+    if reply is None:
+        return []
+    marks = "".join(f" *({_literal(mark)})*" for mark in badges(exchange))
+    return [
+        f"**{_literal(speaker(reply, model))}**{marks}",
+        to_safe_markdown(reply.text),
+        choices_markdown(reply.choices),
+        f"*{_literal(' · '.join(proof_items(reply)))}*",
+        *(f"*{_literal(note)}*" for note in reply.notes),
+    ]
+
+
+def _joined(blocks: Iterable[str]) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _question_markdown(parts: Iterable[Part], tokens: Sequence[int], thumbnail: Thumbnailer | None) -> str:
+    """What was asked: words as they stand, each picture in its place."""
+    if thumbnail is None:
+        return _literal(question_text(parts, tokens))
+    pieces = []
+    for part in parts:
+        src = "" if isinstance(part, Text) else thumbnail_src(part, thumbnail)
+        if isinstance(part, Text) or not src:
+            pieces.append(_literal(question_text([part])))
+        else:
+            label = re.sub(r"[^\w .,-]", "_", clean_text(part.name))[:60] or "picture"
+            pieces.append(f"![{label}]({src})")
+    return " ".join(piece for piece in pieces if piece)
 
 
 def _literal(text: str) -> str:
     """Words that Markdown shows as they stand."""
-    from vlm_magic.outputs.safe_markdown import literal
+    from vlm_magic.outputs.markdown.safe_markdown import literal
 
     return literal(text)
 

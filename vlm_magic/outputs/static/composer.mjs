@@ -1,52 +1,79 @@
 // The box that a person writes into: text that grows, pictures as marks and chips, names of variables.
-import { completeName, insertMark, mark, namePrefix, removeMark } from "./state.mjs";
-import { button, el, icon } from "./parts.mjs";
+// A new message and a question that is edited have the same box.
+import { completeName, insertMark, mark, namePrefix, removeMark, underWay } from "./state.mjs";
+import { button, el, icon, keepKeys, leave } from "./parts.mjs";
 
 const MAX_PICTURE_BYTES = 20 * 1024 * 1024;
 
-/** Calls store.send(text, pictures) when the person sends. */
 export class Composer {
-  /** `notify` shows a remark, "" takes it away. */
-  constructor(store, notify) {
+  /**
+   * `notify` shows a remark, "" takes it away. A box for an edit has:
+   * text and pictures (number of the mark → {name, url, kept}) to begin with, id of the turn,
+   * onClose, called when the person has sent it or thought better of it.
+   */
+  constructor(store, notify, edit = null) {
     this.store = store;
     this.notify = notify;
-    this.pictures = new Map(); // number of the mark → {name, bytes, url}
-    this.n = 0;
+    this.edited = edit;
+    this.pictures = new Map(edit?.pictures); // number of the mark → {name, url} and bytes; or kept, its index; or of, [turn, index], and region
+    this.n = this.pictures.size;
     this.names = [];
     this.chosen = -1;
     this.box = el("textarea", {
       class: "vlm-input",
       rows: 1,
+      dir: "auto",
       placeholder: "Ask about your pictures",
-      "aria-label": "Message to the model",
+      "aria-label": edit ? "Edit this message" : "Message to the model",
       "aria-autocomplete": "list",
       "aria-haspopup": "listbox",
     });
     this.file = el("input", { type: "file", accept: "image/*", multiple: true, class: "vlm-unseen", tabindex: -1 });
-    this.file.setAttribute("aria-label", "Picture files");
+    this.file.setAttribute("aria-hidden", "true"); // the button beside the box opens it
     this.chips = el("ul", { class: "vlm-chips", "aria-label": "Attached pictures", hidden: true });
     this.list = el("ul", { class: "vlm-names", role: "listbox", "aria-label": "Variables", hidden: true });
     this.list.id = `vlm-names-${Math.random().toString(36).slice(2)}`;
     this.box.setAttribute("aria-controls", this.list.id);
-    this.go = button("send", "Send", () => this.send(), { title: "Send (Enter); Shift+Enter starts a new line" });
+    const words = edit ? "Ask again" : "Send";
+    this.go = button("send", words, () => this.send(), { title: `${words} (Enter); Shift+Enter starts a new line` });
     this.go.classList.add("vlm-primary");
+    this.stop = button("stop", "Stop", () => this.stopAnswer(), { title: "Stop the answer", hidden: true });
+    this.stop.classList.add("vlm-primary", "vlm-stop-here");
     const attach = button("picture", "Attach pictures", () => this.file.click(), { quiet: true });
-    const hint = el("p", { class: "vlm-hint" }, "Paste or drop pictures, or write {name} of a variable");
-    const row = el("div", { class: "vlm-row" }, attach, hint, this.go);
+    const hint = el("p", { class: "vlm-hint" }, edit?.hint ?? "Paste or drop pictures, or write {name} of a variable");
+    const ends = edit ? [button("close", "Cancel", () => edit.onClose()), this.go] : [this.stop, this.go];
+    const row = el("div", { class: "vlm-row" }, attach, hint, ...ends);
     this.node = el("div", { class: "vlm-composer" }, this.chips, this.box, this.list, row, this.file);
+    this.box.value = edit?.text ?? "";
+    this.showChips();
     this.listen();
+  }
+
+  /** While an answer is made and nothing is typed, Stop stands where Send was. */
+  showGo() {
+    const answer = this.edited ? null : underWay(this.store.state);
+    const isStop = !!answer && this.store.can("stop") && !this.box.value.trim();
+    if (isStop === this.go.hidden) return;
+    const hadFocus = [this.go, this.stop].includes(document.activeElement);
+    this.go.hidden = isStop;
+    this.stop.hidden = !isStop;
+    if (hadFocus) this.box.focus();
+  }
+
+  stopAnswer() {
+    const answer = underWay(this.store.state);
+    if (answer) this.store.stop(answer.id);
+    this.box.focus();
   }
 
   listen() {
     const { box, node, file } = this;
-    for (const kind of ["keydown", "keyup", "keypress", "copy", "cut", "paste"]) {
-      node.addEventListener(kind, (event) => event.stopPropagation());
-    }
+    keepKeys(node);
     box.addEventListener("keydown", (event) => this.key(event));
     box.addEventListener("input", () => this.changed());
     box.addEventListener("click", () => this.closeNames());
     box.addEventListener("paste", (event) => {
-      const files = imagesOf(event.clipboardData);
+      const files = [...(event.clipboardData?.files ?? [])];
       if (!files.length) return;
       event.preventDefault();
       this.attach(files);
@@ -55,21 +82,17 @@ export class Composer {
       this.attach([...file.files]);
       file.value = "";
     });
-    for (const kind of ["dragenter", "dragover"]) {
-      node.addEventListener(kind, (event) => {
-        event.preventDefault();
-        event.stopPropagation();
-        node.classList.add("vlm-drop");
-      });
-    }
-    node.addEventListener("dragleave", () => node.classList.remove("vlm-drop"));
-    node.addEventListener("drop", (event) => this.drop(event));
   }
 
   key(event) {
     if (!this.list.hidden && this.namesKey(event)) {
       event.preventDefault();
       return;
+    }
+    if (event.key === "Escape") {
+      event.preventDefault();
+      if (this.edited) this.edited.onClose();
+      else leave(this.node);
     }
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
@@ -83,6 +106,7 @@ export class Composer {
     if (prefix === null) this.closeNames();
     else this.store.complete(prefix, (names) => this.showNames(prefix, names));
     for (const n of this.pictures.keys()) if (!this.box.value.includes(mark(n))) this.detach(n);
+    this.showGo();
   }
 
   grow() {
@@ -93,6 +117,15 @@ export class Composer {
   send() {
     const text = this.box.value;
     if (!text.trim()) return;
+    if (!this.store.isAlive()) {
+      this.notify("The kernel that knew this conversation is gone: nothing was sent. Run its cell again.");
+      return;
+    }
+    if (this.edited) {
+      this.store.edit(this.edited.id, text, this.pictures, (refusal) => this.notify(refusal));
+      this.edited.onClose();
+      return;
+    }
     this.store.send(text, this.pictures, (refusal) => this.refused(refusal, text, draft));
     const draft = new Map(this.pictures);
     this.notify("");
@@ -101,6 +134,7 @@ export class Composer {
     this.showChips();
     this.closeNames();
     this.grow();
+    this.showGo();
     this.box.focus();
   }
 
@@ -116,7 +150,10 @@ export class Composer {
 
   async attach(files) {
     for (const file of files) {
-      if (!file.type.startsWith("image/")) continue;
+      if (!file.type.startsWith("image/")) {
+        this.notify(`${file.name} is not a picture: PNG, JPEG, WebP, GIF and the like can be attached`);
+        continue;
+      }
       if (file.size > MAX_PICTURE_BYTES) {
         this.notify(`${file.name} is larger than 20 MB`);
         continue;
@@ -124,29 +161,53 @@ export class Composer {
       const bytes = await file.arrayBuffer();
       this.n += 1;
       const name = file.name && file.name !== "image.png" ? file.name : `picture ${this.n}`;
-      this.pictures.set(this.n, { name, bytes, url: URL.createObjectURL(file) });
-      const { text, cursor } = insertMark(this.box.value, this.box.selectionStart, this.box.selectionEnd, this.n);
-      this.box.value = text;
-      this.box.setSelectionRange(cursor, cursor);
+      this.put(this.n, { name, bytes, url: URL.createObjectURL(file) });
     }
     this.showChips();
     this.grow();
+    this.showGo();
+    this.box.focus();
+  }
+
+  /** Begin with a question that was offered; what stands there already is kept before it. */
+  begin(words) {
+    this.box.value = [this.box.value.trim(), words].filter(Boolean).join(" ");
+    this.grow();
+    this.showGo();
+    this.box.focus();
+    this.box.setSelectionRange(this.box.value.length, this.box.value.length);
+  }
+
+  /** Picture number n with its mark at the cursor. */
+  put(n, picture) {
+    this.pictures.set(n, picture);
+    const { text, cursor } = insertMark(this.box.value, this.box.selectionStart, this.box.selectionEnd, n);
+    this.box.value = text;
+    this.box.setSelectionRange(cursor, cursor);
+  }
+
+  /** A picture of a turn and the part of it that was marked; the picture stands there once, whatever is asked of it. */
+  attachPart(whole, part) {
+    const isThere = ({ of, region }) => !region && String(of) === String(whole.of);
+    if (![...this.pictures.values()].some(isThere)) this.put((this.n += 1), whole);
+    this.put((this.n += 1), part);
+    this.showChips();
+    this.grow();
+    this.showGo();
     this.box.focus();
   }
 
   detach(n) {
-    URL.revokeObjectURL(this.pictures.get(n)?.url);
+    if (this.pictures.get(n)?.bytes) URL.revokeObjectURL(this.pictures.get(n).url);
     this.pictures.delete(n);
     this.box.value = removeMark(this.box.value, n);
     this.showChips();
     this.grow();
   }
 
+  /** What was dropped anywhere on the panel. */
   async drop(event) {
-    event.preventDefault();
-    event.stopPropagation();
-    this.node.classList.remove("vlm-drop");
-    const files = imagesOf(event.dataTransfer);
+    const files = [...(event.dataTransfer?.files ?? [])];
     const html = event.dataTransfer.getData("text/html");
     const text = event.dataTransfer.getData("text/uri-list") || event.dataTransfer.getData("text/plain");
     if (!files.length) files.push(...(await pictureInHtml(html)));
@@ -162,7 +223,7 @@ export class Composer {
       el(
         "li",
         { class: "vlm-chip" },
-        el("img", { src: picture.url, alt: "" }),
+        picture.url ? el("img", { src: picture.url, alt: "" }) : icon("picture"),
         el("span", {}, `${n} · ${picture.name}`),
         button("close", `Remove ${picture.name}`, () => (this.detach(n), this.box.focus()), { quiet: true }),
       );
@@ -217,11 +278,6 @@ export class Composer {
     this.closeNames();
     this.grow();
   }
-}
-
-/** The picture files of a paste or a drop. */
-function imagesOf(transfer) {
-  return [...(transfer?.files ?? [])].filter((file) => file.type.startsWith("image/"));
 }
 
 /** A picture dragged out of the page itself arrives as HTML; only its own data is taken, nothing is fetched. */

@@ -15,7 +15,8 @@ export function setTurns(state, turns) {
 export function withStream(turn) {
   const { stream, ...rest } = turn;
   const start = stream ?? { seq: 0, html: "", text: "", n: 0 };
-  return { ...rest, seq: start.seq, html: start.html, open: start.text, n: start.n };
+  const { seq, html, text: open, n, thought = "" } = start;
+  return { ...rest, seq, html, open, n, thought };
 }
 
 /**
@@ -50,6 +51,7 @@ export function applyMessage(state, message) {
       const turn = state.turns.get(message.id);
       if (!turn) return { kind: "none" };
       turn.waiting = message.text;
+      turn.ahead = message.ahead;
       return { kind: "progress", id: message.id };
     }
     case "delta":
@@ -59,7 +61,7 @@ export function applyMessage(state, message) {
   }
 }
 
-/** Add words to an answer; a gap in the numbers asks for everything again, an old one is dropped. */
+/** Add words to an answer or to the thought before it; a gap in the numbers asks for everything again, an old one is dropped. */
 function applyDelta(state, message) {
   const turn = state.turns.get(message.id);
   if (!turn) return { kind: "resync" };
@@ -68,13 +70,15 @@ function applyDelta(state, message) {
   turn.state = "streaming";
   turn.seq = message.seq;
   turn.n = message.n;
+  const thought = message.thought ?? "";
+  turn.thought += thought;
   if (message.html !== undefined) {
     turn.html += message.html;
     turn.open = message.text;
   } else {
     turn.open += message.text;
   }
-  return { kind: "delta", id: message.id, html: message.html, text: message.text };
+  return { kind: "delta", id: message.id, html: message.html, text: message.text, thought };
 }
 
 /** Whether an answer is being made. */
@@ -97,9 +101,58 @@ export function countTokens(n) {
   return n === 1 ? "1 token" : `${n.toLocaleString("en-US")} tokens`;
 }
 
+/** Whether the model thinks still: it has said nothing of its answer. */
+export function isThinking(turn) {
+  return !!turn.thought && !turn.html && !turn.open.trim();
+}
+
+/** What stands below an answer that is streamed. */
+export function streamStatus(turn) {
+  return isThinking(turn) ? `Thinking, ${countTokens(turn.n)} so far` : countTokens(turn.n);
+}
+
+/** The turn whose answer is being made now, not waiting for others; null for none. */
+export function underWay(state) {
+  const turns = state.order.map((id) => state.turns.get(id)).filter((turn) => turn && isUnderWay(turn));
+  return turns.find((turn) => turn.state === "streaming") ?? turns[0] ?? null;
+}
+
+/** The turns that wait for the answers of others, in the order in which they will be answered. */
+export function waitingInLine(state) {
+  const now = underWay(state);
+  const turns = state.order.map((id) => state.turns.get(id));
+  const waiting = turns.filter((turn) => turn !== now && turn.state === "waiting");
+  return waiting.sort((a, b) => (a.ahead || Infinity) - (b.ahead || Infinity) || 0);
+}
+
+/** Those of them that stand at the end: they are listed as waiting, and are no turns yet. */
+export function waitingAtEnd(state) {
+  const waiting = new Set(waitingInLine(state).map(({ id }) => id));
+  const end = state.order.findLastIndex((id) => !waiting.has(id)) + 1;
+  return state.order.slice(end);
+}
+
+/** Whether there are turns after this one: those would become stale. */
+export function hasLater(state, id) {
+  const place = state.order.indexOf(id);
+  return place >= 0 && place < state.order.length - 1;
+}
+
 /** All answers to a turn, oldest first; the last one is the answer that counts. */
 export function answersOf(turn) {
   return [...(turn.alternatives ?? []), turn];
+}
+
+// Keys that a person presses while the focus is in a panel.
+
+const EDITING = new Set(
+  "a c v x y z Enter Tab Backspace Delete Home End Insert ArrowLeft ArrowRight ArrowUp ArrowDown".split(" "),
+);
+
+/** Whether a key goes on to the notebook: chords with Ctrl or Cmd, such as saving, that do not edit the text here. */
+export function isForNotebook({ key, ctrlKey, metaKey, altKey }) {
+  const isChord = (ctrlKey || metaKey) && !(ctrlKey && altKey); // Ctrl+Alt is AltGr, which types signs
+  return isChord && !EDITING.has(key.length === 1 ? key.toLowerCase() : key);
 }
 
 // The input box: pictures stand in the text as marks, so that they keep their place.

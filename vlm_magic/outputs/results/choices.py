@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from vlm_magic.messages import Choice
-from vlm_magic.outputs.parsing import clean_text
+from vlm_magic.outputs.markdown.markdown_parser import clean_text
+from vlm_magic.outputs.styles import framed
+from vlm_magic.wording import count_words, shorten
 
 __all__ = ["choices_html", "choices_markdown", "choices_plain", "classified_html", "percent"]
 
@@ -41,11 +43,12 @@ def choices_html(choices: Sequence[Choice]) -> str:
     shown, rest = _ranked(choices)
     rows = "".join(_row_html(choice, is_best=n == 0) for n, choice in enumerate(shown))
     more = f'<tr><td colspan="4"><small>{escape(rest)}</small></td></tr>' if rest else ""
-    return f'<table class="vlm-choices" role="presentation"><tbody>{rows}{more}</tbody></table>'
+    table = f'<table class="vlm-choices" role="presentation"><tbody>{rows}{more}</tbody></table>'
+    return f'<div class="vlm-fit">{table}</div>'  # the style sheet asks how wide this is
 
 
 def _row_html(choice: Choice, *, is_best: bool) -> str:
-    label, share = escape(_label(choice)), percent(choice.probability)
+    label, share = escape(_label(choice.text)), percent(choice.probability)
     named = f"<b>{label}</b>" if is_best else label
     kind = " vlm-best" if is_best else ""
     width = max(0.3, 100 * choice.probability)
@@ -59,14 +62,14 @@ def _row_html(choice: Choice, *, is_best: bool) -> str:
 
 def choices_markdown(choices: Sequence[Choice]) -> str:
     """A table, the likeliest first; "" without choices."""
-    from vlm_magic.outputs.safe_markdown import literal
+    from vlm_magic.outputs.markdown.safe_markdown import literal
 
     if not choices:
         return ""
     shown, rest = _ranked(choices)
     lines = ["| choice | probability | log p |", "| --- | ---: | ---: |"]
     for n, choice in enumerate(shown):
-        label, share = literal(_label(choice)), literal(percent(choice.probability))
+        label, share = literal(_label(choice.text)), literal(percent(choice.probability))
         mark = "**" if n == 0 else ""
         lines.append(f"| {mark}{label}{mark} | {share} | {literal(_number(choice.log_probability))} |")
     return "\n".join(lines) + (f"\n\n*{literal(rest)}*" if rest else "")
@@ -77,7 +80,7 @@ def choices_plain(choices: Sequence[Choice]) -> str:
     if not choices:
         return ""
     shown, rest = _ranked(choices)
-    labels = [_label(choice) for choice in shown]
+    labels = [_label(choice.text) for choice in shown]
     width = max(map(len, labels))
     lines = []
     for label, choice in zip(labels, shown, strict=True):
@@ -95,13 +98,8 @@ def _ranked(choices: Sequence[Choice]) -> tuple[list[Choice], str]:
     return shown, f"and {len(others)} more, together {percent(sum(c.probability for c in others))}"
 
 
-def _label(choice: Choice) -> str:
-    return _short(choice.text)
-
-
 def _log(choice: Choice) -> str:
-    tokens = f"{choice.n_tokens} token{'s' * (choice.n_tokens != 1)}"
-    return f"log p {_number(choice.log_probability)}, {tokens}"
+    return f"log p {_number(choice.log_probability)}, {count_words(choice.n_tokens, 'token')}"
 
 
 def _number(value: float) -> str:
@@ -132,12 +130,12 @@ def classified_html(
     heads = ["", "picture", "answer", "probability", *(["truth"] if has_truth else [])]
     body = "".join(_classified_row(row, has_truth=has_truth) for row in shown)
     more = f"<p><small>and {len(rows) - len(shown)} more: .to_frame()</small></p>" if rows[_MAX_ROWS:] else ""
-    return (
-        '<div class="vlm vlm-transcript"><div class="vlm-turn"><div class="vlm-body">'
+    return framed(
+        '<div class="vlm-turn"><div class="vlm-body">'
         f"<p><b>{escape(clean_text(summary))}</b></p>{_confusion_html(labels, counts)}"
         '<div class="vlm-table vlm-counts"><table>'
         f"<thead><tr>{_cells(heads, 'th')}</tr></thead><tbody>{body}</tbody>"
-        f"</table></div>{more}</div></div></div>"
+        f"</table></div>{more}</div></div>"
     )
 
 
@@ -145,7 +143,7 @@ def _classified_row(row: tuple[str, str, str, str, str, bool | None], *, has_tru
     src, name, answer, share, truth, is_right = row
     image = f'<img src="{src}" alt="" width="40">' if _RASTER.fullmatch(src) else ""
     verdict = "" if is_right is None else " ✓" if is_right else " ✗"
-    said = [_short(name), _short(answer) + verdict, share, *([_short(truth)] if has_truth else [])]
+    said = [_label(name), _label(answer) + verdict, share, *([_label(truth)] if has_truth else [])]
     return f"<tr><td>{image}</td>{_cells(said)}</tr>"
 
 
@@ -162,8 +160,8 @@ def _confusion_html(labels: Sequence[str], counts: Mapping[tuple[str, str], int]
             depth = round(55 * n / most)
             shade = f"background:color-mix(in srgb, var(--vlm-accent) {depth}%, transparent)" if n else ""
             cells.append(f'<td class="vlm-right" style="{shade}">{n or ""}</td>')
-        lines.append(f"<tr><th>{escape(_short(truth))}</th>{''.join(cells)}</tr>")
-    heads = _cells(["truth ↓ answer →", *(_short(label) for label in labels)], "th")
+        lines.append(f"<tr><th>{escape(_label(truth))}</th>{''.join(cells)}</tr>")
+    heads = _cells(["truth ↓ answer →", *(_label(label) for label in labels)], "th")
     table = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
     return f'<div class="vlm-table vlm-counts"><table>{table}</table></div>'
 
@@ -172,6 +170,5 @@ def _cells(texts: Sequence[str], tag: str = "td") -> str:
     return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
 
 
-def _short(text: str) -> str:
-    words = " ".join(clean_text(text).split())
-    return words if len(words) <= _MAX_LABEL else f"{words[: _MAX_LABEL - 21]}…{words[-20:]}"
+def _label(text: str) -> str:
+    return shorten(clean_text(text), _MAX_LABEL)

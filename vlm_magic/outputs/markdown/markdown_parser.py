@@ -1,6 +1,6 @@
 """How this package reads Markdown: one parser for the page and for saved notebooks, HTML switched off.
 
-Knows nothing of what is made of it. Neighbours: `markdown` renders its tokens, `safe_markdown`
+Knows nothing of what is made of it. Neighbours: `markdown.html` renders its tokens, `safe_markdown`
 writes them again.
 """
 

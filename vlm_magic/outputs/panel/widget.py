@@ -5,23 +5,23 @@ small messages: a turn that changed, words of an answer under way, a progress li
 opens late, or misses a message, asks for a snapshot. The page's own code is in ``static/`` and is
 written by hand, without a build step.
 
-The only module that imports anywidget; imported at the first panel, not before. It knows nothing of
-engines or conversations: actions of the person go to callbacks.
-Neighbours: `cards` and `markdown` make the HTML, `stream` the updates, `views` uses this for a cell.
+With `stop_bar` the only module that imports anywidget; imported at the first panel, not before. It
+knows nothing of engines or conversations: actions of the person go to callbacks.
+Neighbours: `fragments` and `markdown` make the HTML, `stream` the updates; `answer_views` and
+`chat` show this.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from io import BytesIO
 from typing import Any, TypeAlias
 
 import anywidget
 import traitlets
 
 from vlm_magic.messages import Chunk, Exchange, Picture, Progress, Reply
-from vlm_magic.outputs.cards import (
+from vlm_magic.outputs.fragments import (
     Thumbnailer,
     badges,
     ending,
@@ -30,22 +30,26 @@ from vlm_magic.outputs.cards import (
     question_html,
     question_text,
     speaker,
+    stands_above,
     waiting_text,
 )
-from vlm_magic.outputs.drafts import marked_text, parts_of_draft, split_marks
-from vlm_magic.outputs.markdown import clean_text, to_html
-from vlm_magic.outputs.page import page_code, page_style
-from vlm_magic.outputs.stream import AnswerStream
+from vlm_magic.outputs.markdown.html import clean_text, to_html
+from vlm_magic.outputs.panel.composer import marked_text, parts_of_draft
+from vlm_magic.outputs.panel.page import page_code, page_style
+from vlm_magic.outputs.panel.shown_pictures import screen_png
+from vlm_magic.outputs.panel.stop_bar import WIDGET_MIME, answer_while_busy
+from vlm_magic.outputs.panel.stream import AnswerStream
+from vlm_magic.outputs.surroundings import stop_way
 from vlm_magic.outputs.transcript import proof_html
+from vlm_magic.wording import shorten
 
 __all__ = ["Action", "ChatPanel"]
 
 Action: TypeAlias = dict[str, Any]
 """What a person did: ``{"kind": "stop", "exchange": id}``; more kinds in `ChatPanel.on_action`."""
 
-WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
-
-_MAX_FULL_PX = 2048  # longest side of the picture that a click shows
+# What an action may bring.
+_VALUES = ("hidden", "alternative", "values", "temperature", "value", "place", "word")
 
 
 class ChatPanel(anywidget.AnyWidget):
@@ -54,15 +58,17 @@ class ChatPanel(anywidget.AnyWidget):
     Args:
         kind: "cell" for the turn of one cell, "chat" for a whole conversation with an input box.
         thumbnail: makes the data URI of a picture; None shows captions alone.
-        title: what stands above a chat.
+        title: what stands above a chat, and above a cell's turn where it is not empty.
         exchanges: what it shows from the start; a page then has them with its first message.
         model: name of the model where a reply does not say.
+        prompt_above: the prompt that stands right above; a question of these words is not repeated.
 
     Attributes:
         abilities: kinds of action that the caller handles; the page offers no others.
         blocking: whether a running cell waits for the answer, so that an interrupt ends it.
         settings: values that the settings form shows: temperature, max_tokens, system.
         offer: what can be brought back, in words; "" for nothing. The action is "restore".
+        menu: what a chat's head offers, see `vlm_magic.outputs.chat.ChatView.offer_menu`; {} for nothing.
         completer: gives the names of variables that begin with a prefix, for ``{na…`` in the box.
         alive: set when a page shows this panel.
     """
@@ -76,6 +82,7 @@ class ChatPanel(anywidget.AnyWidget):
     stop_by = traitlets.Unicode("message").tag(sync=True)
     blocking = traitlets.Bool(False).tag(sync=True)
     offer = traitlets.Unicode("").tag(sync=True)
+    menu = traitlets.Dict().tag(sync=True)
     turns = traitlets.List().tag(sync=True)  # filled in by get_state; never assigned
 
     def __init__(
@@ -86,14 +93,16 @@ class ChatPanel(anywidget.AnyWidget):
         title: str = "",
         exchanges: Iterable[Exchange] = (),
         model: str = "",
+        prompt_above: str | None = None,
         **options: Any,
     ) -> None:
         self._lock = threading.RLock()
         self._turns: dict[str, dict[str, Any]] = {}
+        self._states: dict[str, tuple[object, ...]] = {}  # what each turn was made of
         self._pictures: dict[str, tuple[Picture, ...]] = {}
         self._streams: dict[str, AnswerStream] = {}
         self._notice: dict[str, Any] = {}
-        self._thumbnail = thumbnail
+        self._thumbnail, self._prompt_above = thumbnail, prompt_above
         self._callbacks: list[Callable[[Action], object]] = []
         self.completer: Callable[[str], Iterable[str]] | None = None
         self.alive = threading.Event()
@@ -101,17 +110,19 @@ class ChatPanel(anywidget.AnyWidget):
             self._turns[exchange.id] = self._turn(exchange, model)
             self._pictures[exchange.id] = exchange.pictures
         super().__init__(
-            _esm=page_code(), _css=page_style(), kind=kind, title=title, stop_by=_stop_way(), **options
+            _esm=page_code(), _css=page_style(), kind=kind, title=title, stop_by=stop_way(), **options
         )
-        _answer_while_busy(self.comm)
+        answer_while_busy(self.comm)
         self.on_msg(self._receive)
 
     def __repr__(self) -> str:
         return "vlm chat panel"
 
-    def view_bundle(self) -> dict[str, Any]:
-        """The output that shows this panel: the widget alone, so that other sites show nothing here."""
-        return {WIDGET_MIME: {"version_major": 2, "version_minor": 0, "model_id": self.model_id}}
+    def show(self) -> None:
+        """Put it into the running cell's output: the widget alone, so that other sites show nothing here."""
+        from IPython.display import display
+
+        display({WIDGET_MIME: {"version_major": 2, "version_minor": 0, "model_id": self.model_id}}, raw=True)
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """The state of the model, with the turns as they are now."""
@@ -145,41 +156,38 @@ class ChatPanel(anywidget.AnyWidget):
 
     def set_conversation(self, exchanges: Iterable[Exchange], *, model: str = "") -> None:
         """Show these exchanges and no others; answers under way go on. Only what changed is sent."""
+        shown = list(exchanges)
+        for exchange_id in set(self._streams) - {exchange.id for exchange in shown}:
+            self._end_stream(exchange_id)
         with self._lock:
             before, self._turns = self._turns, {}
-            for exchange in exchanges:
-                known = before.get(exchange.id)
-                is_going_on = known is not None and exchange.id in self._streams
-                self._turns[exchange.id] = known if known and is_going_on else self._turn(exchange, model)
+            for exchange in shown:
+                known, state = before.get(exchange.id), (exchange.state, model)
+                is_same = exchange.id in self._streams or self._states.get(exchange.id) == state
+                self._turns[exchange.id] = known if known and is_same else self._turn(exchange, model)
+                self._states[exchange.id] = state
                 self._pictures[exchange.id] = exchange.pictures
             self._pictures = {key: self._pictures[key] for key in self._turns}
-            changed = [turn for key, turn in self._turns.items() if turn != before.get(key)]
+            self._states = {key: self._states[key] for key in self._turns}
+            changed = [t for key, t in self._turns.items() if t is not before.get(key) != t]
             order = list(self._turns)
         self.send({"type": "sync", "order": order, "turns": changed})
 
-    def remove(self, exchange_id: str) -> None:
-        """Take a turn off the page."""
-        with self._lock:
-            self._turns.pop(exchange_id, None)
-            self._pictures.pop(exchange_id, None)
-            order = list(self._turns)
-        self.send({"type": "sync", "order": order, "turns": []})
-
     def push(self, exchange_id: str, chunk: Chunk) -> None:
-        """Add words to an answer; returns at once, from any thread."""
+        """Add words to an answer, or to the thought before it; returns at once, from any thread."""
         stream = self._stream(exchange_id)
         if stream is not None:
-            stream.push(chunk.text, chunk.n_new_tokens)
+            stream.push(chunk.text, chunk.n_new_tokens, thought=chunk.thinking)
 
     def progress(self, exchange_id: str, progress: Progress) -> None:
-        """Say what an answer is waiting for."""
+        """Say what an answer is waiting for, and for how many others."""
+        text, n_ahead = waiting_text(progress), progress.done if progress.stage == "queued" else 0
         with self._lock:
             turn = self._turns.get(exchange_id)
-            text = waiting_text(progress)
             if turn is None or turn["state"] != "waiting" or turn["waiting"] == text:
                 return
-            turn["waiting"] = text
-        self.send({"type": "progress", "id": exchange_id, "text": text})
+            turn.update(waiting=text, ahead=n_ahead)
+        self.send({"type": "progress", "id": exchange_id, "text": text, "ahead": n_ahead})
 
     def finish(self, exchange_id: str, exchange: Exchange, *, model: str = "") -> None:
         """Show the finished answer; after this the turn does not change by itself."""
@@ -201,18 +209,38 @@ class ChatPanel(anywidget.AnyWidget):
             turn.update(state="failed", waiting=clean_text(message))
         self.send({"type": "turn", "turn": turn})
 
+    def explain(self, exchange_id: str, html: str, *, is_under_way: bool = False) -> None:
+        """Show below an answer why it is what it is; "" takes that away. It goes when the answer changes."""
+        with self._lock:
+            turn = self._turns.get(exchange_id)
+            if turn is None or turn["state"] != "done":
+                return
+            turn = self._turns[exchange_id] = {**turn, "why": html, "is_explaining": is_under_way}
+        self.send({"type": "turn", "turn": turn})
+
+    def why(self, exchange_id: str) -> str:
+        """What is shown below an answer as its explanation; "" for nothing."""
+        return str(self._turns.get(exchange_id, {}).get("why", ""))
+
     def on_action(self, callback: Callable[[Action], object], kinds: Iterable[str] = ("stop",)) -> None:
         """Call ``callback`` with each thing a person does, possibly on another thread than a running cell's.
 
         Every action has ``kind``; all but "send", "settings" and "clear" have ``exchange``, an id:
 
-        - stop: end this answer and no other.
-        - send: ``parts``, words as typed (``{name}`` not looked up yet) and pictures of raw bytes, in order.
-        - edit: ``parts``, words to be taken literally and the question's own pictures, in order.
-        - regenerate, refresh (a stale turn, as it was asked), delete, open (the whole conversation).
+        - stop: end this answer and no other. cancel: take a question back that waits.
+        - send, edit: ``parts`` in order: words as `Typed` (``{name}`` not looked up yet), or as `Text`, to be
+          taken literally, where they stood in the edited question already; pictures of raw bytes, the
+          question's own, those of other turns, or parts of these that are still to be cut out.
+        - regenerate, with ``temperature`` where another than the form's was offered.
+        - continue: go on with an answer that was cut off. continue_with: ``word`` at ``place``, from 1.
+        - explain: look at why an answer is what it is, stop looking, or take away what was found.
+        - refresh (a stale turn, as it was asked), delete, open (the whole conversation).
+        - leave (the whole conversation, for the cell's turn). Nothing else.
         - restore: what was offered. Nothing else.
         - hide: ``hidden``. choose: ``alternative``, an index into the exchange's alternatives.
         - settings: ``values``. clear: nothing else.
+        - of the menu, each with ``value``: enter (a conversation), new ("" for any name), rename, export (the
+          file's ending), use (a model).
 
         An exception out of the callback is shown in the panel; that of a "send" gives the draft back.
 
@@ -222,6 +250,11 @@ class ChatPanel(anywidget.AnyWidget):
         """
         self._callbacks.append(callback)
         self.abilities = sorted({*self.abilities, *kinds})
+
+    def serve_only(self, callback: Callable[[Action], object], kinds: Iterable[str]) -> None:
+        """From now on this callback alone handles what a person does; see `on_action`."""
+        self._callbacks = [callback]
+        self.abilities = sorted(kinds)
 
     def notify(self, text: str, *, is_error: bool = True) -> None:
         """Show a remark above the input box, or below a cell's turn; "" takes it away."""
@@ -266,21 +299,18 @@ class ChatPanel(anywidget.AnyWidget):
         action: Action = {"kind": kind}
         if exchange_id:
             action["exchange"] = exchange_id
-        action.update(
-            {name: content[name] for name in ("hidden", "alternative", "values") if name in content}
-        )
-        if kind == "send":
-            action["parts"] = parts_of_draft(
-                str(content.get("text", "")), content.get("pictures", ()), buffers
-            )
-        elif kind == "edit":
-            pictures = dict(enumerate(self._pictures.get(exchange_id, ()), start=1))
-            action["parts"] = split_marks(str(content.get("text", "")), pictures)
+        action.update({name: content[name] for name in _VALUES if name in content})
+        if kind in ("send", "edit"):
+            text, marks = str(content.get("text", "")), content.get("pictures", ())
+            with self._lock:
+                before = str(self._turns.get(exchange_id, {}).get("source", ""))
+            kept = self._pictures.get(exchange_id, ())
+            action["parts"] = parts_of_draft(text, marks, buffers, kept, before, self._picture)
         try:
             self._act(action)
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
-            if kind == "send":
+            if kind in ("send", "edit"):
                 self.send({"type": "refused", "draft": content.get("draft"), "text": clean_text(text)})
             else:
                 self.notify(text)
@@ -295,16 +325,15 @@ class ChatPanel(anywidget.AnyWidget):
 
     def _send_picture(self, exchange_id: str, index: int) -> None:
         """Send a full picture, bounded in size, for a click on its thumbnail."""
+        picture = self._picture(exchange_id, index)
+        if picture is not None:
+            about = {"type": "picture", "id": exchange_id, "index": index, "size": picture.size_px}
+            self.send(about, buffers=[screen_png(picture)])
+
+    def _picture(self, exchange_id: str, index: int) -> Picture | None:
+        """A picture that the page shows; None where it knows none of that number, or its pixels are gone."""
         pictures = self._pictures.get(exchange_id, ())
-        if not 0 <= index < len(pictures) or pictures[index].image is None:
-            return
-        image = pictures[index].rgb
-        if max(image.size) > _MAX_FULL_PX:
-            image = image.copy()
-            image.thumbnail((_MAX_FULL_PX, _MAX_FULL_PX))
-        buffer = BytesIO()
-        image.save(buffer, "PNG")
-        self.send({"type": "picture", "id": exchange_id, "index": index}, buffers=[buffer.getvalue()])
+        return pictures[index] if 0 <= index < len(pictures) and pictures[index].image is not None else None
 
     # Turns as the page knows them
 
@@ -316,18 +345,31 @@ class ChatPanel(anywidget.AnyWidget):
             + question_html(exchange.parts, self._thumbnail, exchange.picture_tokens),
             "question_text": examples_text(exchange.examples)
             + question_text(exchange.parts, exchange.picture_tokens),
+            "is_above": stands_above(exchange, self._prompt_above),
             "source": marked_text(exchange.parts),
+            "names": [shorten(clean_text(p.name), 60) or "picture" for p in exchange.pictures],
             "state": "waiting" if reply is None else "done",
             "waiting": waiting_text(None),
             "stale": exchange.is_stale,
             "badges": badges(exchange),
             "speaker": clean_text(model) or "Model",
             "hidden": exchange.is_hidden,
-            "alternatives": [_answer(earlier, model) for earlier in exchange.alternatives],
+            "is_greedy": not exchange.settings.is_sampling and not exchange.settings.choices,
+            "alternatives": [self._alternative(earlier, model) for earlier in exchange.alternatives],
         }
         if reply is not None:
-            turn.update(_answer(reply, model), badges=badges(exchange))
+            goes_on = reply.finish_reason != "stop" and not exchange.settings.grammar
+            turn.update(_answer(reply, model), badges=badges(exchange), is_cut_off=goes_on)
         return turn
+
+    def _alternative(self, reply: Reply, model: str) -> dict[str, Any]:
+        """Another answer, with the question that it answered where that was changed since."""
+        if not reply.asked:
+            return _answer(reply, model)
+        n = sum(isinstance(part, Picture) for part in reply.asked)
+        tokens = reply.picture_tokens[-n:] if n else ()
+        asked = question_html(reply.asked, self._thumbnail, tokens)
+        return {**_answer(reply, model), "question": asked}
 
     def _with_stream(self, turn: dict[str, Any]) -> dict[str, Any]:
         stream = self._streams.get(turn["id"])
@@ -366,22 +408,3 @@ def _answer(reply: Reply, model: str) -> dict[str, Any]:
         "proof": proof_html(reply),
         "badges": [ending(reply)] if ending(reply) else [],
     }
-
-
-def _stop_way() -> str:
-    """How Stop reaches a running cell: "message" where the kernel has subshells, else "interrupt"."""
-    from IPython import get_ipython
-
-    kernel = getattr(get_ipython(), "kernel", None)
-    return "message" if getattr(kernel, "_supports_kernel_subshells", False) else "interrupt"
-
-
-def _answer_while_busy(comm: Any) -> None:
-    """Let messages of this panel run on the front-end's subshell while a cell blocks the main one.
-
-    ipykernel 7.4 sends a front-end's message to the shell that last wrote on the comm; while a cell
-    runs that is the main one, so a Stop would wait for the end of the cell it should stop.
-    Source: ipykernel 7.4.0, comm/comm.py and kernelbase.shell_channel_thread_main.
-    """
-    if hasattr(comm, "_reply_subshell_for"):
-        comm._reply_subshell_for = lambda data, default: default

@@ -1,7 +1,8 @@
 """An answer on its way to the screen: words come in at any speed, at most 15 updates a second leave.
 
 Finished blocks leave as HTML, once; the open block leaves as what was added to it. So the cost of
-showing an answer is linear in its length. Safe to feed from any thread.
+showing an answer is linear in its length. What the model thinks before it answers leaves as plain
+words, with the same updates. Safe to feed from any thread.
 Neighbours: `panel` sends what leaves here; `blocks` and `markdown` do the work.
 """
 
@@ -12,8 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from vlm_magic.outputs.blocks import BlockSplitter
-from vlm_magic.outputs.markdown import clean_text, to_html
+from vlm_magic.outputs.markdown.blocks import BlockSplitter
+from vlm_magic.outputs.markdown.html import clean_text, to_html
 
 __all__ = ["AnswerStream"]
 
@@ -26,7 +27,7 @@ class AnswerStream:
     Args:
         send: called with each update, from the stream's thread or from `close`: ``{"seq", "text"}``
             adds to the open block; with ``"html"`` in it, finished blocks come first and ``"text"``
-            is the whole of the open block after them.
+            is the whole of the open block after them; ``"thought"`` adds to what the model thinks.
         interval_s: the least time between two updates.
     """
 
@@ -35,6 +36,8 @@ class AnswerStream:
         self._interval_s = interval_s
         self._splitter = BlockSplitter()
         self._waiting: list[str] = []
+        self._thoughts_waiting: list[str] = []
+        self._thought: list[str] = []
         self._html: list[str] = []
         self._seq = 0
         self._n_tokens = 0
@@ -46,10 +49,13 @@ class AnswerStream:
         self._thread = threading.Thread(target=lambda: context.run(self._run), name="vlm-answer", daemon=True)
         self._thread.start()
 
-    def push(self, text: str, n_tokens: int = 0) -> None:
-        """Add words; returns at once."""
+    def push(self, text: str, n_tokens: int = 0, *, thought: str = "") -> None:
+        """Add words of the answer, or of the thought before it; returns at once."""
         with self._lock:
-            self._waiting.append(text)
+            if text:
+                self._waiting.append(text)
+            if thought:
+                self._thoughts_waiting.append(thought)
             self._n_tokens = max(self._n_tokens, n_tokens)
         if not self._poked.is_set():  # where it is, the thread has yet to take what waits; setting costs more
             self._poked.set()
@@ -82,6 +88,7 @@ class AnswerStream:
                 "seq": self._seq,
                 "html": "".join(self._html),
                 "text": self._splitter.open,
+                "thought": "".join(self._thought),
                 "n": self._n_tokens,
             }
 
@@ -96,13 +103,17 @@ class AnswerStream:
         with self._flushing:
             with self._lock:
                 text, self._waiting = "".join(self._waiting), []
+                thought, self._thoughts_waiting = "".join(self._thoughts_waiting), []
                 n_tokens = self._n_tokens
-            if not text:
+            if not text and not thought:
                 return
-            text = clean_text(text)
+            text, thought = clean_text(text), clean_text(thought)
             blocks = self._splitter.feed(text)
             self._seq += 1
             update: dict[str, Any] = {"seq": self._seq, "text": text, "n": n_tokens}
+            if thought:
+                self._thought.append(thought)
+                update["thought"] = thought
             if blocks:
                 html = to_html("".join(blocks))
                 self._html.append(html)

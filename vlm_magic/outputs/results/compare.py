@@ -5,7 +5,7 @@ underlined, words that it lacks are struck out; an answer that shares little is 
 left as it stands. The HTML is a real table, so it reads where a site strips styles; in a narrow column its
 cells stand one below the other. What models and people wrote is escaped; nothing in it can run or fetch.
 
-Pure functions. Neighbours: `cards` and `transcript` show exchanges in the same style;
+Pure functions. Neighbours: `fragments` and `transcript` show exchanges in the same style;
 `vlm_magic.tasks.compare` is the caller.
 """
 
@@ -20,10 +20,11 @@ from itertools import product
 from typing import Literal, TypeAlias
 
 from vlm_magic.messages import Part, Reply
-from vlm_magic.outputs.cards import Thumbnailer, ending, question_html, question_text
-from vlm_magic.outputs.markdown import clean_text
-from vlm_magic.outputs.safe_markdown import literal
-from vlm_magic.outputs.transcript import base_css, squeezed_css
+from vlm_magic.outputs.fragments import Thumbnailer, ending, lines_html, question_html, question_text
+from vlm_magic.outputs.markdown.html import clean_text
+from vlm_magic.outputs.markdown.safe_markdown import literal
+from vlm_magic.outputs.styles import framed
+from vlm_magic.wording import count_words, size_words
 
 __all__ = ["GridCell", "comparison_bundle", "word_differences"]
 
@@ -209,26 +210,25 @@ def _figures(cell: GridCell) -> list[tuple[str, str]]:
         ("first token", f"{reply.ttft_s:.2f} s"),
         ("total", f"{reply.total_s:.2f} s"),
         ("tokens", f"{reply.n_new_tokens:,}"),
-        ("prompt", f"{reply.n_prompt_tokens:,} tokens"),
+        ("prompt", _prompt_words(reply)),
     ]
     if cell.weights_bytes is not None:
-        figures.append(("weights", _size(cell.weights_bytes)))
+        figures.append(("weights", size_words(cell.weights_bytes)))
     if cell.peak_bytes is not None:
-        figures.append(("peak", f"+{_size(cell.peak_bytes)}"))
+        figures.append(("peak", f"+{size_words(cell.peak_bytes)}"))
     return figures
 
 
-def _size(n_bytes: int) -> str:
-    """Decimal units, as everywhere in this package."""
-    if n_bytes >= 10**9:
-        return f"{n_bytes / 1e9:.1f} GB"
-    return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 10**7 else f"{n_bytes / 1e6:.0f} MB"
+def _prompt_words(reply: Reply) -> str:
+    """A prompt's tokens, and those of them that were not computed anew: a server keeps what it likes."""
+    reused = f", {reply.n_reused_tokens:,} reused" if reply.n_reused_tokens else ""
+    return f"{reply.n_prompt_tokens:,} tokens{reused}"
 
 
 def _summary(grid: _Grid) -> str:
     n = len(grid.cells)
     n_done = sum(bool(cell.reply or cell.error) for cell in grid.cells)
-    count = f"{n} answer{'s' * (n != 1)}" if n_done == n else f"{n_done} of {n} answers"
+    count = count_words(n, "answer") if n_done == n else f"{n_done} of {n} answers"
     return " · ".join([count, *grid.fixed])
 
 
@@ -250,12 +250,12 @@ def _html(parts: Sequence[Part], grid: _Grid, thumbnail: Thumbnailer | None) -> 
         + "</tr>"
         for heading, numbers in grid.rows()
     )
-    return (
-        f"<style>{base_css()}{squeezed_css('compare.css')}</style>"
-        '<div class="vlm vlm-compare">'
+    return framed(
         f'<div class="vlm-turn vlm-user"><p class="vlm-role"><b>Compared</b> {summary}</p>'
         f'<div class="vlm-body">{question}</div></div>'
-        f'<div class="vlm-grid{kind}"><table>{top}<tbody>{body}</tbody></table></div></div>'
+        f'<div class="vlm-grid{kind}"><table>{top}<tbody>{body}</tbody></table></div>',
+        "compare",
+        sheet="compare",
     )
 
 
@@ -283,17 +283,15 @@ def _cell_html(grid: _Grid, n: int) -> str:
 
 def _said_html(grid: _Grid, n: int) -> str:
     tags = {"more": "ins", "less": "del"}
-    made = []
+    made: list[str] = []
     for kind, text in grid.pieces(n) or [("same", _text(grid.cells[n]))]:
         tag = tags.get(kind, "")
         start, words, end = _apart(text)
-        marked = f"<{tag}>{_lines(words)}</{tag}>" if tag and words else _lines(words)
-        made.append(f"{_lines(start)}{marked}{_lines(end)}")
+        marked = f"<{tag}>{lines_html(words)}</{tag}>" if tag and words else lines_html(words)
+        if marked.startswith("<") and not start and made and made[-1].endswith(("</ins>", "</del>")):
+            start = " "  # what was there and what is there instead do not run together
+        made.append(f"{lines_html(start)}{marked}{lines_html(end)}")
     return "".join(made)
-
-
-def _lines(text: str) -> str:
-    return escape(text).replace("\n", "<br>")
 
 
 def _apart(text: str) -> tuple[str, str, str]:

@@ -14,15 +14,18 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from vlm_magic.messages import Chunk, Exchange, Progress
-from vlm_magic.outputs.cards import Thumbnailer
-from vlm_magic.outputs.saved import metadata_for
+from vlm_magic.outputs.fragments import Thumbnailer
+from vlm_magic.outputs.live_output import LiveOutput
+from vlm_magic.outputs.records import metadata_for
+from vlm_magic.outputs.surroundings import surroundings
 from vlm_magic.outputs.terminal import TerminalView
 from vlm_magic.outputs.transcript import exchange_bundle, growing_bundle
+from vlm_magic.uninterrupted import import_whole
 
 if TYPE_CHECKING:
-    from vlm_magic.outputs.panel import Action, ChatPanel
+    from vlm_magic.outputs.panel.widget import Action, ChatPanel
 
-__all__ = ["AnswerView", "PanelView", "PlainView", "TerminalView", "choose_view", "surroundings"]
+__all__ = ["AnswerView", "PanelView", "PlainView", "TerminalView", "choose_view"]
 
 HANDSHAKE_S = 3.0  # without a sign of life from the page until then, the answer streams as plain output
 _PLAIN_INTERVAL_S = 0.25  # each update carries the whole text, so these are rare
@@ -55,8 +58,10 @@ class PlainView:
         model: name of the model where the reply does not say.
         conversation: name of the conversation, for the record that the saved output keeps.
         pictures_key: where its full pictures are kept, for the record; "" for nowhere.
+        prompt_above: the prompt that stands right above; a question of these words alone is not repeated.
         live: whether somebody is looking: words are then shown as they come, in the output that
             the transcript takes over at the end.
+        output: where it is shown; one of its own if not given.
     """
 
     def __init__(
@@ -66,14 +71,15 @@ class PlainView:
         model: str = "",
         conversation: str = "main",
         pictures_key: str = "",
+        prompt_above: str | None = None,
         live: bool = False,
+        output: LiveOutput | None = None,
     ) -> None:
-        self._thumbnail = thumbnail
-        self._model = model
+        self._how: dict[str, Any] = {"thumbnail": thumbnail, "model": model, "prompt_above": prompt_above}
         self._conversation = conversation
         self._pictures_key = pictures_key
         self._live = live
-        self._handle: Any = None
+        self._output = output or LiveOutput("person" if live else "program")
         self._exchange: Exchange | None = None
         self._words: list[str] = []
         self._shown_at = 0.0
@@ -95,12 +101,17 @@ class PlainView:
 
     def finish(self, exchange: Exchange) -> None:
         """Publish the transcript, once."""
-        bundle = exchange_bundle(exchange, thumbnail=self._thumbnail, model=self._model)
+        bundle = exchange_bundle(exchange, **self._how)
         metadata = metadata_for([exchange], self._conversation, pictures=self._pictures_key)
-        self._publish(bundle, metadata)
+        self._output.show(bundle, metadata)
 
     def fail(self) -> None:
         """Leave the question; the error stands below it."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether its output is there and can be updated."""
+        return self._output.is_shown
 
     def go_live(self) -> None:
         """Somebody is looking after all: show what there is, and words as they come."""
@@ -116,17 +127,7 @@ class PlainView:
         self._shown_at = time.monotonic()
         if self._exchange is not None:
             text = "".join(self._words)
-            self._publish(growing_bundle(self._exchange, text, thumbnail=self._thumbnail, model=self._model))
-
-    def _publish(self, bundle: dict[str, str], metadata: dict[str, Any] | None = None) -> None:
-        from IPython.display import display
-
-        if self._handle is not None:
-            self._handle.update(bundle, raw=True, metadata=metadata)
-        elif self._live:
-            self._handle = display(bundle, raw=True, metadata=metadata, display_id=True)
-        else:
-            display(bundle, raw=True, metadata=metadata)
+            self._output.show(growing_bundle(self._exchange, text, **self._how))
 
 
 class PanelView:
@@ -141,6 +142,8 @@ class PanelView:
         model: name of the model where the reply does not say.
         conversation: name of the conversation, for the record that the saved output keeps.
         pictures_key: where its full pictures are kept, for the record; "" for nowhere.
+        prompt_above: the prompt that stands right above; a question of these words alone is not repeated.
+        title: what stands above the turn in the panel, such as which conversation it belongs to.
         on_action: called with what the person does in the panel; see `ChatPanel.on_action`.
         actions: the kinds that it handles.
         blocking: whether the cell waits for the answer.
@@ -154,6 +157,8 @@ class PanelView:
         model: str = "",
         conversation: str = "main",
         pictures_key: str = "",
+        prompt_above: str | None = None,
+        title: str = "",
         on_action: Callable[[Action], object] | None = None,
         actions: Sequence[str] = ("stop",),
         blocking: bool = True,
@@ -167,8 +172,11 @@ class PanelView:
             model=model,
             conversation=conversation,
             pictures_key=pictures_key,
+            prompt_above=prompt_above,
+            output=LiveOutput("person"),
         )
         self._model = model
+        self._title, self._prompt_above = title, prompt_above
         self._blocking = blocking
         self._id = ""
         self._progress: Progress | None = None
@@ -176,17 +184,18 @@ class PanelView:
 
     def begin(self, exchange: Exchange) -> None:
         """Put the panel on the page."""
-        from IPython.display import display
-
-        from vlm_magic.outputs.panel import ChatPanel
+        import_whole("anywidget")
+        from vlm_magic.outputs.panel.widget import ChatPanel
 
         self._id = exchange.id
         self._began_at = time.monotonic()
         panel = ChatPanel(
             "cell",
             thumbnail=self._thumbnail,
+            title=self._title,
             exchanges=[exchange],
             model=self._model,
+            prompt_above=self._prompt_above,
             blocking=self._blocking,
         )
         if self._on_action is not None:
@@ -195,7 +204,7 @@ class PanelView:
             panel.progress(self._id, self._progress)
         self.panel = panel
         self._plain.begin(exchange)
-        display(panel.view_bundle(), raw=True)
+        panel.show()
 
     def push(self, chunk: Chunk) -> None:
         """Hand words to the panel, and to the plain output where no page answered."""
@@ -219,6 +228,11 @@ class PanelView:
             self.panel.blocking = False  # what is asked in it from now on blocks no cell
         self._plain.finish(exchange)
 
+    def save(self, exchange: Exchange) -> None:
+        """The turn has another answer now: the saved output says so too, where it is there already."""
+        if self._plain.is_shown:
+            self._plain.finish(exchange)
+
     def fail(self) -> None:
         """Mark the panel; the error stands below it."""
         if self.panel is not None:
@@ -234,6 +248,8 @@ def choose_view(
     model: str = "",
     conversation: str = "main",
     pictures_key: str = "",
+    prompt_above: str | None = None,
+    title: str = "",
     on_action: Callable[[Action], object] | None = None,
     actions: Sequence[str] = ("stop",),
     blocking: bool = True,
@@ -254,6 +270,7 @@ def choose_view(
             model=model,
             conversation=conversation,
             pictures_key=pictures_key,
+            prompt_above=prompt_above,
             live=where == "person",
         )
     return PanelView(
@@ -262,24 +279,9 @@ def choose_view(
         model=model,
         conversation=conversation,
         pictures_key=pictures_key,
+        prompt_above=prompt_above,
+        title=title,
         on_action=on_action,
         actions=actions,
         blocking=blocking,
     )
-
-
-def surroundings() -> str:
-    """Where this runs: "terminal", "person" (a front-end somebody looks at) or "program".
-
-    A person's front-end names the cell, or at least lets the kernel ask for input; programs that
-    run notebooks do neither.
-    """
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if shell is None or getattr(shell, "kernel", None) is None:
-        return "terminal"
-    request = getattr(shell, "parent_header", None) or {}
-    has_cell = bool((request.get("metadata") or {}).get("cellId"))
-    may_ask = bool((request.get("content") or {}).get("allow_stdin"))
-    return "person" if has_cell or may_ask else "program"

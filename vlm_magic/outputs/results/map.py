@@ -4,8 +4,8 @@ The sheet holds a bounded number of cards, whatever the map's length: while it r
 end the first ones and those that failed. What people and models wrote is escaped; nothing in it can
 run or fetch, and no widget is needed.
 
-Pure functions. Neighbours: `cards` and `transcript` show exchanges in the same style; the shell's
-`mapping` is the caller, `vlm_magic.tasks.mapping` makes the rows.
+Pure functions. Neighbours: `map_view` is the caller; `cards` and `verdicts` are pieces of a sheet;
+`vlm_magic.outputs.fragments` and `transcript` show exchanges in the same style.
 """
 
 from __future__ import annotations
@@ -14,43 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from vlm_magic.outputs.markdown import clean_text
-from vlm_magic.outputs.safe_markdown import literal
-from vlm_magic.outputs.transcript import base_css, squeezed_css
+from vlm_magic.outputs.markdown.html import clean_text
+from vlm_magic.outputs.markdown.safe_markdown import literal
+from vlm_magic.outputs.results.cards import Card, card_html, cut, one_line
+from vlm_magic.outputs.results.verdicts import Verdict, verdict_html, verdict_markdown, verdict_plain
+from vlm_magic.outputs.styles import framed
+from vlm_magic.wording import count_words, shorten
 
-__all__ = ["MAX_CARDS", "Card", "Sheet", "sheet_bundle"]
+__all__ = ["MAX_CARDS", "MAX_TABLE_ROWS", "Sheet", "sheet_bundle"]
 
 MAX_CARDS = 48  # of a saved sheet; with their thumbnails about 100 kB
-_MAX_TABLE_ROWS = 100
+MAX_TABLE_ROWS = 100
 _MAX_TEXT_ROWS = 20  # of the forms in words alone
-_MAX_ANSWER_CHARS = 400
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One row of a map, ready to be shown.
-
-    Attributes:
-        label: how the table's index calls the row.
-        name: how people call the picture.
-        answer: in words; "" where there is none.
-        probability: of the answer among its choices; None without choices.
-        n_tokens: new tokens.
-        seconds: its share of the time.
-        error: what went wrong; "" for an answer.
-        thumbnail: data URI of a small picture that this package made, or "".
-        remark: how the answer ended, where it was cut off.
-    """
-
-    label: str
-    name: str
-    answer: str = ""
-    probability: float | None = None
-    n_tokens: int = 0
-    seconds: float = 0.0
-    error: str = ""
-    thumbnail: str = ""
-    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +41,7 @@ class Sheet:
         notes: remarks for the person.
         is_running: whether there are more to come.
         out: the variable that holds the table, or "".
+        verdict: how the answers compare with the truth; None where nobody knows it.
     """
 
     cards: Sequence[Card]
@@ -76,6 +52,7 @@ class Sheet:
     notes: Sequence[str] = ()
     is_running: bool = False
     out: str = ""
+    verdict: Verdict | None = None
 
 
 def sheet_bundle(sheet: Sheet) -> dict[str, str]:
@@ -84,33 +61,25 @@ def sheet_bundle(sheet: Sheet) -> dict[str, str]:
 
 
 def _title(sheet: Sheet) -> str:
-    n = f"{sheet.n_done:,}"
     if sheet.n_total is not None and sheet.n_done < sheet.n_total:
-        return f"{n} of {sheet.n_total:,} pictures"
-    return f"{n} picture{'s' * (sheet.n_done != 1)}"
-
-
-def _line(text: str) -> str:
-    return " ".join(clean_text(text).split())
-
-
-def _cut(text: str) -> str:
-    text = clean_text(text).strip()
-    return text if len(text) <= _MAX_ANSWER_CHARS else f"{text[:_MAX_ANSWER_CHARS]}…"
+        return f"{sheet.n_done:,} of {count_words(sheet.n_total, 'picture')}"
+    return count_words(sheet.n_done, "picture")
 
 
 def _html(sheet: Sheet) -> str:
-    figures = "".join(f"<small>{escape(figure)}</small>" for figure in sheet.figures)
+    apart = '<span class="vlm-bracket"> · </span>'  # where a site strips the style sheet
+    figures = "".join(f"{apart}<small>{escape(figure)}</small>" for figure in sheet.figures)
     head = f'<div class="vlm-map-head"><b>{escape(_title(sheet))}</b>{figures}</div>'
     notes = "".join(f"<p>{escape(clean_text(note))}</p>" for note in sheet.notes)
     if notes:
         notes = f'<div class="vlm-map-notes">{notes}</div>'
-    cards = "".join(map(_card, sheet.cards))
+    cards = "".join(map(card_html, sheet.cards))
     body = f'<div class="vlm-map-sheet">{cards}</div>' if cards else ""
-    return (
-        f"<style>{base_css()}{squeezed_css('mapping.css')}</style>"
-        f'<div class="vlm vlm-map">{head}{_bar(sheet)}{notes}{body}{_more(sheet)}{_table(sheet)}</div>'
-    )
+    if sheet.verdict is not None:
+        said = verdict_html(sheet.verdict, card_html)
+        more = f"<details><summary>All pictures</summary>{body}{_more(sheet)}</details>" if cards else ""
+        return framed(f"{head}{notes}{said}{more}{_table(sheet)}", "map", sheet="map")
+    return framed(f"{head}{_bar(sheet)}{notes}{body}{_more(sheet)}{_table(sheet)}", "map", sheet="map")
 
 
 def _bar(sheet: Sheet) -> str:
@@ -118,27 +87,6 @@ def _bar(sheet: Sheet) -> str:
         return ""
     percent = 100 * sheet.n_done / sheet.n_total
     return f'<div class="vlm-map-bar"><span style="width:{percent:.1f}%"></span></div>'
-
-
-def _card(card: Card) -> str:
-    picture = (
-        f'<img src="{escape(card.thumbnail)}" alt="{escape(_line(card.name))}">'
-        if card.thumbnail
-        else f"<span>{'no picture' if card.error else ''}</span>"
-    )
-    name = escape(_line(card.name))
-    said = f'<div class="vlm-map-answer">{escape(_cut(card.answer))}</div>' if card.answer else ""
-    if card.probability is not None:
-        percent = f"{100 * card.probability:.0f}"
-        said += f'<div class="vlm-map-share"><i style="--share:{percent}%"></i>{percent} %</div>'
-    if card.error:
-        said += f'<div class="vlm-map-wrong">{escape(_line(card.error))}</div>'
-    elif card.remark:
-        said += f'<div class="vlm-map-name">({escape(card.remark)})</div>'
-    return (
-        f'<div class="vlm-map-card"><div class="vlm-map-picture">{picture}</div>'
-        f'<div class="vlm-map-name" title="{name}">{name}</div>{said}</div>'
-    )
 
 
 def _more(sheet: Sheet) -> str:
@@ -154,29 +102,34 @@ def _table(sheet: Sheet) -> str:
     if not sheet.rows:
         return ""
     has_choices = any(card.probability is not None for card in sheet.rows)
+    has_questions, is_judged = any(c.question for c in sheet.rows), sheet.verdict is not None
     titles = [
         "",
         "picture",
+        *(["question"] if has_questions else []),
         "answer",
+        *(["truth"] if is_judged else []),
         *(["probability"] if has_choices else []),
         "tokens",
         "seconds",
         "error",
     ]
-    head = "".join(f"<th{_side(title)}>{title}</th>" for title in titles)
+    head = "".join(f"<th{_side(title)}>{title}</th>" if title else "<td></td>" for title in titles)
     rows = []
-    for card in sheet.rows[:_MAX_TABLE_ROWS]:
-        values = [card.label, card.name, card.answer]
+    for card in sheet.rows[:MAX_TABLE_ROWS]:
+        values = [card.label, card.name, *([card.question] if has_questions else []), card.answer]
+        if is_judged:
+            values.append(f"{'' if card.is_right is None else '✓ ' if card.is_right else '✗ '}{card.truth}")
         if has_choices:
             values.append("" if card.probability is None else f"{card.probability:.3f}")
         values += [str(card.n_tokens), f"{card.seconds:.3f}", card.error]
         cells = "".join(
-            f"<td{_side(title)}>{escape(_cut(value))}</td>"
+            f"<td{_side(title)}>{escape(cut(value))}</td>"
             for title, value in zip(titles, values, strict=True)
         )
         rows.append(f"<tr>{cells}</tr>")
     n = len(sheet.rows)
-    shown = f"Table of the first {_MAX_TABLE_ROWS} rows" if n > _MAX_TABLE_ROWS else "Table"
+    shown = f"Table of the first {MAX_TABLE_ROWS} rows" if n > MAX_TABLE_ROWS else "Table"
     return (
         f'<details><summary>{shown}</summary><div class="vlm-map-table"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
@@ -189,7 +142,7 @@ def _side(title: str) -> str:
 
 def _in_words(card: Card) -> str:
     share = "" if card.probability is None else f" ({100 * card.probability:.0f} %)"
-    return f"{_line(_cut(card.answer))}{share}" if not card.error else _line(card.error)
+    return f"{one_line(cut(card.answer))}{share}" if not card.error else one_line(card.error)
 
 
 def _summary(sheet: Sheet) -> str:
@@ -199,9 +152,11 @@ def _summary(sheet: Sheet) -> str:
 def _markdown(sheet: Sheet) -> str:
     rows = list(sheet.rows or sheet.cards)
     lines = [f"**{literal(_summary(sheet))}**", *(f"*{literal(note)}*" for note in sheet.notes)]
+    if sheet.verdict is not None:
+        return "\n\n".join([*lines, *verdict_markdown(sheet.verdict)]) + "\n"
     table = ["| picture | answer |", "|---|---|"]
     table += [
-        f"| {literal(_line(card.name))} | {literal(_in_words(card))} |".replace("\n", " ")
+        f"| {literal(one_line(card.name))} | {literal(_in_words(card))} |".replace("\n", " ")
         for card in rows[:_MAX_TEXT_ROWS]
     ]
     if rows:
@@ -214,10 +169,11 @@ def _markdown(sheet: Sheet) -> str:
 def _plain(sheet: Sheet) -> str:
     rows = list(sheet.rows or sheet.cards)[:_MAX_TEXT_ROWS]
     lines = [_summary(sheet), *(f"[{clean_text(note)}]" for note in sheet.notes)]
-    width = min(32, max((len(_line(card.name)) for card in rows), default=0))
+    if sheet.verdict is not None:
+        return "\n".join([*lines, *verdict_plain(sheet.verdict)])
+    width = min(32, max((len(one_line(card.name)) for card in rows), default=0))
     for card in rows:
-        name = _line(card.name)
-        name = name if len(name) <= width else f"{name[: width - 1]}…"
+        name = shorten(clean_text(card.name), width)
         mark = "! " if card.error else ""
         lines.append(f"  {name:<{width}}  {mark}{_in_words(card)}")
     if sheet.n_done > len(rows):

@@ -6,7 +6,7 @@ links checked; then nh3 with a short allowlist. Formulas are put in after the se
 stand, so that rendering stays linear. Nothing here raises, whatever the text.
 
 The libraries are imported at first use. Knows nothing of widgets, cells or models.
-Neighbours: `parsing` reads the text, `blocks` cuts long ones, `safe_markdown` writes the Markdown of
+Neighbours: `markdown_parser` reads the text, `blocks` cuts long ones, `safe_markdown` writes the Markdown of
 saved notebooks.
 """
 
@@ -18,10 +18,10 @@ from functools import cache, lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from vlm_magic.outputs.blocks import split_blocks
-from vlm_magic.outputs.maths import to_mathml
-from vlm_magic.outputs.parsing import clean_text, host_of, make_parser
-from vlm_magic.outputs.safe_markdown import to_safe_markdown
+from vlm_magic.outputs.markdown.blocks import split_blocks
+from vlm_magic.outputs.markdown.markdown_parser import clean_text, host_of, make_parser
+from vlm_magic.outputs.markdown.maths import to_mathml
+from vlm_magic.outputs.markdown.safe_markdown import to_safe_markdown
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -38,11 +38,14 @@ _SAFE_HREF = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]+", re.IGNORECASE)
 _TAG_NAMES = "p br hr strong em s code pre ul ol li blockquote table thead tbody tr th td a span div"
 _ATTRIBUTES = {
     "a": {"href", "title", "class"},
-    "ol": {"start"},
-    "th": {"class"},
-    "td": {"class"},
-    "p": {"class", "role", "aria-level"},
-    "div": {"class"},
+    "ol": {"start", "dir"},
+    "ul": {"dir"},
+    "li": {"dir"},
+    "blockquote": {"dir"},
+    "th": {"class", "dir"},
+    "td": {"class", "dir"},
+    "p": {"class", "role", "aria-level", "dir"},
+    "div": {"class", "tabindex", "dir"},
     "span": {"class"},
     "pre": {"class", "tabindex"},
 }
@@ -75,7 +78,7 @@ def _cleaned_to_html(cleaned: str) -> str:
 
 def plain_html(text: str) -> str:
     """The text as it stands, lines kept."""
-    return f'<pre class="vlm-plain">{escape(clean_text(text))}</pre>'
+    return f'<pre class="vlm-plain" dir="auto">{escape(clean_text(text))}</pre>'
 
 
 def _piece_to_html(text: str) -> str:
@@ -128,7 +131,32 @@ def _renderer() -> MarkdownIt:
     }  # fmt: skip
     for name, rule in rules.items():
         md.add_render_rule(name, _bound(rule))
+    md.core.ruler.push("direction", _set_direction)
     return md
+
+
+_RIGHT_TO_LEFT = re.compile(
+    "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
+)
+_BLOCKS = re.compile("(?:paragraph|heading|bullet_list|ordered_list|list_item|blockquote|table|th|td)_open")
+
+
+def _set_direction(state: Any) -> None:
+    """Where a block has right-to-left script in it, each of its pieces reads as its own first letter does."""
+    begin = 0
+    for n, token in enumerate(state.tokens, start=1):
+        if token.level > 0 or token.nesting == 1:
+            continue  # the block goes on
+        block, begin = state.tokens[begin:n], n
+        if any(_RIGHT_TO_LEFT.search(piece.content) for piece in block):
+            for piece in block:
+                if _BLOCKS.fullmatch(piece.type):
+                    piece.attrSet("dir", "auto")
+
+
+def _direction(token: Token) -> str:
+    """The attribute, for tags that are written here."""
+    return ' dir="auto"' if token.attrGet("dir") else ""
 
 
 def _bound(rule: Callable[..., str]) -> Callable[..., str]:
@@ -186,18 +214,20 @@ def _highlight(code: str, language: str) -> str:
     return escape(code)
 
 
-def _table_open(_token: Token, _env: Any) -> str:
-    return '<div class="vlm-table"><table>'
+def _table_open(token: Token, _env: Any) -> str:
+    return f'<div class="vlm-table"{_direction(token)} tabindex="0"><table>'
 
 
 def _cell(token: Token, _env: Any) -> str:
     """A table cell; its alignment as a class, since styles do not pass the second wall."""
     style = str(token.attrGet("style") or "")
     side = style.rpartition(":")[2]
-    return f'<{token.tag} class="vlm-{side}">' if side in ("left", "center", "right") else f"<{token.tag}>"
+    aligned = f' class="vlm-{side}"' if side in ("left", "center", "right") else ""
+    return f"<{token.tag}{aligned}{_direction(token)}>"
 
 
 def _heading_open(token: Token, _env: Any) -> str:
     """A heading as a paragraph with that role: real ones would enter the notebook's table of contents."""
     level = int(token.tag[1])
-    return f'<p class="vlm-h vlm-h{level}" role="heading" aria-level="{min(level + 3, 6)}"><strong>'
+    kind = f'class="vlm-h vlm-h{level}"{_direction(token)}'
+    return f'<p {kind} role="heading" aria-level="{min(level + 3, 6)}"><strong>'

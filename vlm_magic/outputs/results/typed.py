@@ -4,7 +4,7 @@ Takes any value that an answer can have: models, dataclasses, mappings, sequence
 nested. Everything a model wrote is escaped, and characters that would not show are spelt out. Knows nothing
 of types and schemas; the name of the type is handed in.
 
-Neighbours: `parsing` says which characters show; the shell is the caller.
+Neighbours: `markdown_parser` says which characters show; the shell is the caller.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Set
 from html import escape
 
-from vlm_magic.outputs.parsing import clean_text
-from vlm_magic.outputs.safe_markdown import literal
+from vlm_magic.outputs.markdown.markdown_parser import clean_text
+from vlm_magic.outputs.markdown.safe_markdown import literal
+from vlm_magic.outputs.styles import framed
+from vlm_magic.wording import count_words
 
 __all__ = ["typed_bundle"]
 
@@ -23,24 +25,6 @@ _MOST_CHILDREN = 200  # of one value; the rest is counted
 _MOST_NODES = 2_000  # of one tree
 _MOST_LEVELS = 20
 _LONG_TEXT = 4_000  # characters of one text
-
-_STYLE = """<style>
-.vlm-typed { box-sizing: border-box; max-width: 860px; margin: 4px 0; padding: 8px 16px 10px;
-  border-radius: 8px; border: 1px solid var(--jp-border-color2, var(--vscode-panel-border, #d7dbe0));
-  background: var(--jp-layout-color1, var(--vscode-editor-background, #fff));
-  color: var(--jp-content-font-color1, var(--vscode-foreground, #1f2328));
-  font-family: var(--jp-code-font-family, ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace);
-  font-size: var(--jp-code-font-size, 13px); line-height: 1.6; overflow-wrap: anywhere; }
-.vlm-typed ul { margin: 0; padding-left: 20px; list-style: none !important;
-  border-left: 1px solid var(--jp-border-color2, var(--vscode-panel-border, #d7dbe0)); }
-.vlm-typed li { margin: 0; }
-.vlm-typed summary { cursor: pointer; }
-.vlm-typed .vlm-key { font-weight: 600; }
-.vlm-typed .vlm-kind { color: var(--jp-content-font-color2, var(--vscode-descriptionForeground, #5c636b)); }
-.vlm-typed .vlm-str { color: var(--jp-mirror-editor-string-color, #a31515); white-space: pre-wrap; }
-.vlm-typed .vlm-num { color: var(--jp-mirror-editor-number-color, #0a6b3c); }
-.vlm-typed .vlm-word { color: var(--jp-mirror-editor-keyword-color, #0b5cad); }
-</style>"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +52,7 @@ def typed_bundle(value: object, type_name: str = "", name: str = "") -> dict[str
     node = _node(name, value, _Budget(), 0)
     node = dataclasses.replace(node, kind=type_name or node.kind)
     return {
-        "text/html": f'{_STYLE}<div class="vlm-typed">{_html(node)}</div>',
+        "text/html": framed(_html(node), "typed", sheet="typed"),
         "text/markdown": "\n".join(_markdown(node, 0)) + "\n",
         "text/plain": "\n".join(_plain(node)),
     }
@@ -88,7 +72,7 @@ def _node(key: str, value: object, budget: _Budget, level: int) -> _Node:
     if inside is None:
         return _Node(key, kind, *_leaf(value))
     if not _has_fields(value):
-        kind += f", {len(inside)} {'entry' if len(inside) == 1 else 'entries'}" if inside else ", empty"
+        kind += f", {count_words(len(inside), 'entry', 'entries')}" if inside else ", empty"
     if level >= _MOST_LEVELS:
         return _Node(key, kind)
     children = []
@@ -142,10 +126,10 @@ def _leaf(value: object) -> tuple[str, str]:
 
 def _words(text: str) -> str:
     """A text in quotes, its line breaks kept, with characters that do not show spelt out."""
-    short = (
-        text if len(text) <= _LONG_TEXT else f"{text[:_LONG_TEXT]}… {len(text) - _LONG_TEXT} more characters"
-    )
-    lines = [repr(line)[1:-1].replace("\\'", "'") for line in short.split("\n")]
+    n_more = len(text) - _LONG_TEXT
+    if n_more > 0:
+        text = f"{text[:_LONG_TEXT]}… {count_words(n_more, 'more character')}"
+    lines = [repr(line)[1:-1].replace("\\'", "'") for line in text.split("\n")]
     return "'" + "\n".join(lines) + "'"
 
 

@@ -4,7 +4,7 @@ JupyterLab renders the Markdown of outputs with HTML allowed, and in a trusted n
 it runs. So the text is parsed by our own parser and written again: words with everything that
 could mean something made literal, code between fences that are longer than any inside, links only
 to web addresses, pictures as words, formulas only without commands that reach outside.
-Neighbours: `parsing` owns the parser, `transcript` saves what is written here.
+Neighbours: `markdown_parser` owns the parser, `transcript` saves what is written here.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from vlm_magic.outputs.parsing import clean_text, parser
+from vlm_magic.outputs.markdown.markdown_parser import clean_text, parser
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
 __all__ = ["literal", "to_safe_markdown"]
 
-_ENTITIES = {ord(c): f"&#{ord(c)};" for c in "<>&$@[]"}  # @@0@@ stands for a formula inside JupyterLab
+_ENTITIES = {ord(c): f"&#{ord(c)};" for c in "<>&$@[]"}  # 0 stands for a formula inside JupyterLab
 _SPECIAL = re.compile(r"([\\`*_#|!~])")
 _LINE_START = re.compile(r"^(\s*)([-+=]|\d+[.)])", re.MULTILINE)
 _SAFE_URL = re.compile(r"(?:https?://|mailto:)[^\s<>\"'()\\`$@{}|^\[\]]+", re.IGNORECASE)

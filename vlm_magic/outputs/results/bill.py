@@ -1,6 +1,6 @@
 """What a prompt would cost, shown before anything is generated: the answer of a dry run.
 
-Neighbours: `cards` and `transcript` show exchanges in the same style; the shell is the caller.
+Neighbours: `styles` has the frame; the shell is the caller.
 """
 
 from __future__ import annotations
@@ -9,21 +9,12 @@ from collections.abc import Sequence
 from html import escape
 
 from vlm_magic.messages import Bill, Picture
-from vlm_magic.outputs.cards import Thumbnailer
+from vlm_magic.outputs.fragments import Thumbnailer
+from vlm_magic.outputs.markdown.html import clean_text, plain_html
+from vlm_magic.outputs.styles import framed
+from vlm_magic.wording import count_words, shorten
 
 __all__ = ["bill_bundle"]
-
-_STYLE = """<style>
-.vlm-bill { font-size: var(--jp-content-font-size1, 14px); color: var(--jp-content-font-color1, #222); }
-.vlm-bill table { border-collapse: collapse; margin: 0.5em 0; }
-.vlm-bill td, .vlm-bill th { padding: 0.25em 0.8em 0.25em 0; text-align: left; vertical-align: middle; }
-.vlm-bill img { max-height: 72px; display: block; }
-.vlm-bill .vlm-cuts { position: relative; display: inline-block; }
-.vlm-bill .vlm-cut { position: absolute; left: 0; top: 0; width: 100%; height: 100%; background: #fff;
-  outline: 0.5px solid #000; }
-.vlm-bill pre { white-space: pre-wrap; padding: 0.6em; border-radius: 4px;
-  background: var(--jp-layout-color2, #f4f4f4); color: inherit; }
-</style>"""
 
 
 def bill_bundle(
@@ -41,28 +32,32 @@ def bill_bundle(
 
 def _summary(bill: Bill) -> str:
     n_pictures = len(bill.picture_tokens)
-    line = f"{bill.n_tokens} tokens"
+    if bill.n_tokens is None:
+        return "tokens unknown: the server does not count a prompt before it is asked"
+    line = count_words(bill.n_tokens, "token")
     if n_pictures:
-        line += f", {sum(bill.picture_tokens)} of them for {n_pictures} picture{'s' * (n_pictures > 1)}"
+        line += f", {sum(bill.picture_tokens):,} of them for {count_words(n_pictures, 'picture')}"
     if bill.context_tokens is not None:
-        line += f"; {bill.context_tokens - bill.n_tokens} of {bill.context_tokens} left"
+        line += f"; {bill.context_tokens - bill.n_tokens:,} of {bill.context_tokens:,} left"
     return line
 
 
 def _rows(bill: Bill, pictures: Sequence[Picture]) -> list[tuple[str, str, str]]:
     grids = bill.picture_grids or ((1, 1),) * len(pictures)
     rows = []
-    for picture, n, grid in zip(pictures, bill.picture_tokens, grids, strict=True):
+    counts = bill.picture_tokens or (None,) * len(pictures)
+    for picture, n, grid in zip(pictures, counts, grids, strict=True):
         size = "{} × {} px".format(*picture.size_px)
         cut = f" in {grid[0]} × {grid[1]} tiles" if grid != (1, 1) else ""
-        rows.append((picture.name or "picture", size, f"{n} tokens{cut}"))
+        cost = "tokens unknown" if n is None else f"{count_words(n, 'token')}{cut}"
+        rows.append((shorten(clean_text(picture.name), 60) or "picture", size, cost))
     return rows
 
 
 def _plain(bill: Bill, pictures: Sequence[Picture]) -> str:
     lines = [_summary(bill), *("  " + " · ".join(row) for row in _rows(bill, pictures))]
-    lines += [f"  note: {note}" for note in bill.notes]
-    return "\n".join([*lines, "", bill.rendered])
+    lines += [f"  note: {clean_text(note)}" for note in bill.notes]
+    return "\n".join([*lines, "", clean_text(bill.rendered)])
 
 
 def _html(bill: Bill, pictures: Sequence[Picture], thumbnail: Thumbnailer | None) -> str:
@@ -72,11 +67,17 @@ def _html(bill: Bill, pictures: Sequence[Picture], thumbnail: Thumbnailer | None
         image = _cut_picture(thumbnail(picture), *grid) if thumbnail else ""
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in row)
         rows.append(f"<tr><td>{image}</td>{cells}</tr>")
-    notes = "".join(f"<p>{escape(note)}</p>" for note in bill.notes)
+    notes = "".join(
+        f'<p class="vlm-note"><small>{escape(clean_text(note))}</small></p>' for note in bill.notes
+    )
     table = f"<table>{''.join(rows)}</table>" if rows else ""
-    return (
-        f'{_STYLE}<div class="vlm-bill"><strong>{escape(_summary(bill))}</strong>'
-        f"{table}{notes}<pre>{escape(bill.rendered)}</pre></div>"
+    return framed(
+        f'<div class="vlm-turn vlm-user"><p class="vlm-role"><b>Dry run</b> {escape(_summary(bill))}</p>'
+        f'<div class="vlm-body">{table}</div></div>'
+        f'<div class="vlm-turn"><p class="vlm-role"><b>The prompt as the model reads it</b></p>'
+        f'<div class="vlm-body">{plain_html(bill.rendered)}</div>{notes}</div>',
+        "bill",
+        sheet="bill",
     )
 
 

@@ -2,7 +2,7 @@
 
 The converter's output is not trusted: it is parsed as XML, and every element and attribute that is
 not on a short list throws the whole formula back to plain code. Nothing of the input reaches the
-page but as escaped text. Neighbours: `markdown` calls this for dollar maths.
+page but as escaped text. Neighbours: `markdown.html` calls this for dollar maths.
 """
 
 from __future__ import annotations
@@ -28,8 +28,14 @@ _ATTRIBUTE_NAMES = (
 )
 _TAGS = frozenset(_TAG_NAMES.split())
 _ATTRIBUTES = frozenset(_ATTRIBUTE_NAMES.split())
+_MOST_STEPS = 14  # half lines that a bracket is stretched to
+_TALL = {f"vlm-tall-{n}": f' class="vlm-tall-{n}"' for n in range(3, _MOST_STEPS + 1)}
 _VALUE = re.compile(r"[\w.%+\- #]{0,40}")
 _TEXT_ATTRIBUTES = frozenset({"open", "close", "separators"})  # these hold brackets
+
+
+_BRACKETS = frozenset("()[]{}|‖⟨⟩⌊⌋⌈⌉")
+_SCRIPTS = {"msub": 0.3, "msup": 0.3, "msubsup": 0.6, "munder": 0.8, "mover": 0.8, "munderover": 1.6}
 
 
 class _ForbiddenMathError(ValueError):
@@ -67,11 +73,52 @@ def _convert(tex: str, *, display: bool) -> str | None:
         from latex2mathml.converter import convert
 
         markup = convert(tex, display="block" if display else "inline")
-        return _serialise(ElementTree.fromstring(markup), 0)
+        formula = ElementTree.fromstring(markup)
+        _stretch(formula, 1.0 if display else 0.75)
+        return _serialise(formula, 0)
     except Exception:  # whatever the converter does not know is shown as TeX
         return None
     except RecursionError:
         return None
+
+
+def _stretch(element: ElementTree.Element, fraction: float) -> float:
+    """Mark brackets with how tall they have to be, since a browser without a maths font stretches none.
+
+    The style sheet draws them taller by their class, and no maths font stretches them a second time.
+
+    Args:
+        element: a part of a formula.
+        fraction: how large the parts of a fraction are: smaller within a line.
+
+    Returns:
+        About how tall it is, in lines.
+    """
+    tag, parts = element.tag.rpartition("}")[2], list(element)
+    heights = [_stretch(part, 0.75 if tag == "mfrac" else fraction) for part in parts]
+    for n, part in enumerate(parts):
+        if _is_fence(part):
+            beside = [h for other, h in zip(parts, heights, strict=True) if not _is_fence(other)]
+        elif part.text in _BRACKETS:  # a matrix has its brackets right beside it
+            beside = [heights[m] for m in (n - 1, n + 1) if 0 <= m < len(parts) and _is_table(parts[m])]
+        else:
+            continue
+        steps = min(round(2 * max(beside, default=1.0)), _MOST_STEPS)
+        if steps > 2 and part.text:
+            part.set("class", f"vlm-tall-{steps}")
+            part.set("stretchy", "false")
+    tallest = max(heights, default=1.0)
+    if tag in ("mfrac", "mtable"):
+        return sum(heights) * (fraction if tag == "mfrac" else 1.3) + 0.2
+    return tallest + _SCRIPTS.get(tag, 0.0)
+
+
+def _is_fence(element: ElementTree.Element) -> bool:
+    return element.get("stretchy") == "true" and element.get("minsize") is None
+
+
+def _is_table(element: ElementTree.Element) -> bool:
+    return element.tag.endswith("mtable")
 
 
 def _serialise(element: ElementTree.Element, depth: int) -> str:
@@ -83,7 +130,8 @@ def _serialise(element: ElementTree.Element, depth: int) -> str:
     tag = element.tag.rpartition("}")[2]
     if tag not in _TAGS or depth > _MAX_DEPTH:
         raise _ForbiddenMathError(tag)
-    attributes = "".join(
+    attributes = _TALL.get(element.get("class", ""), "")
+    attributes += "".join(
         f' {name}="{escape(value)}"'
         for name, value in element.attrib.items()
         if name in _ATTRIBUTES and (name in _TEXT_ATTRIBUTES or _VALUE.fullmatch(value))

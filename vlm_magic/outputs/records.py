@@ -7,7 +7,7 @@ reading believes nothing: a record of another shape is left out, sizes are bound
 Records of one turn may stand in several outputs, of different age: the newest counts. An output
 that shows a whole conversation says what belonged to it at that time; older turns that it does not
 show were deleted.
-Pure functions but for `read_notebook`. Neighbours: `views` and `chat` write records, the workspace
+Pure functions but for `read_notebook`. Neighbours: `answer_views` and `chat` write records, the workspace
 reads them.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -23,6 +24,7 @@ from typing import Any
 
 from vlm_magic.errors import ConversationError, OptionError
 from vlm_magic.messages import Choice, Exchange, Part, Picture, Reply, Settings, Text, Turn
+from vlm_magic.wording import size_words
 
 __all__ = [
     "METADATA_KEY",
@@ -30,6 +32,7 @@ __all__ = [
     "exchanges_in",
     "from_record",
     "metadata_for",
+    "metadata_of_several",
     "read_notebook",
     "to_record",
 ]
@@ -43,6 +46,10 @@ _ENDINGS = ("stop", "length", "interrupted", "time")
 _COUNTS = ("n_prompt_tokens", "n_picture_tokens", "n_reused_tokens", "n_new_tokens")
 _TIMES = ("ttft_s", "tokens_per_s", "total_s")
 _CHOICE = ("text", "probability", "log_probability", "n_tokens", "score")  # a choice's row in a record
+_PIC = re.compile(
+    r'<span class="vlm-pic(?: vlm-pic-missing)?"[^>]*>'
+    r'(?:<img src="(data:image/(?:png|jpeg|webp|gif);base64,[A-Za-z0-9+/]{1,80000}={0,2})")?'
+)
 _MAX_ROWS = 10_000  # of choices or examples
 
 
@@ -64,6 +71,12 @@ def metadata_for(
     if is_whole:
         kept["whole_at"] = time.time()
     return {METADATA_KEY: kept}
+
+
+def metadata_of_several(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The metadata of an output that shows several conversations, one after the other in this order."""
+    first, *others = (metadata[METADATA_KEY] for metadata in each)
+    return {METADATA_KEY: {**first, "also": others} if others else first}
 
 
 def to_record(exchange: Exchange) -> dict[str, Any]:
@@ -105,6 +118,8 @@ def _part_record(part: Part) -> dict[str, Any]:
 def _reply_record(reply: Reply) -> dict[str, Any]:
     names = ("text", "finish_reason", "model", *_COUNTS, *_TIMES)
     record = {**{name: getattr(reply, name) for name in names}, "notes": list(reply.notes)}
+    if reply.asked:
+        record["asked"] = [_part_record(part) for part in reply.asked]
     if reply.choices:
         record["choices"] = [[getattr(c, name) for name in _CHOICE] for c in reply.choices]
     return record
@@ -120,12 +135,14 @@ class SavedNotebook:
         conversations: the exchanges by the name of their conversation, in its order; pictures come
             without pixels, with their digests.
         picture_keys: under which the full pictures are kept, where the outputs say.
+        thumbnails: the small pictures that the outputs show, as data URIs, by the digest of the full one.
     """
 
     path: Path
     saved_at: float
     conversations: dict[str, list[Exchange]] = field(default_factory=dict)
     picture_keys: tuple[str, ...] = ()
+    thumbnails: dict[str, str] = field(default_factory=dict)
 
 
 def read_notebook(path: Path) -> SavedNotebook:
@@ -138,8 +155,8 @@ def read_notebook(path: Path) -> SavedNotebook:
         found = path.stat()
         if found.st_size > _MAX_FILE_BYTES:
             raise ConversationError(
-                f"{path.name} is too large to look for turns in it",
-                have=f"{found.st_size / 1e6:,.0f} MB; {_MAX_FILE_BYTES / 1e6:,.0f} are read",
+                f"{path.name} is too large to search for turns",
+                have=f"{size_words(found.st_size)}; {size_words(_MAX_FILE_BYTES)} are read",
             )
         notebook = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -151,14 +168,16 @@ def read_notebook(path: Path) -> SavedNotebook:
         ) from error
     except (ValueError, RecursionError) as error:
         raise ConversationError(
-            f"{path.name} is no notebook that can be read", have=str(error), path=path
+            f"{path.name} cannot be read as a notebook", have=str(error), path=path
         ) from error
     notebook = _mapping(notebook)
     conversations: dict[str, list[Exchange]] = {}
     for name, exchange in exchanges_in(notebook):
         conversations.setdefault(name, []).append(exchange)
     keys = {str(kept.get("pictures", ""))[:100] for kept in _kept_by_outputs(notebook)}
-    return SavedNotebook(path, found.st_mtime, conversations, tuple(sorted(keys - {""})))
+    return SavedNotebook(
+        path, found.st_mtime, conversations, tuple(sorted(keys - {""})), _thumbnails_in(notebook)
+    )
 
 
 def exchanges_in(notebook: Mapping[str, Any]) -> Iterator[tuple[str, Exchange]]:
@@ -186,6 +205,21 @@ def exchanges_in(notebook: Mapping[str, Any]) -> Iterator[tuple[str, Exchange]]:
             yield name, exchange
 
 
+def _thumbnails_in(notebook: Mapping[str, Any]) -> dict[str, str]:
+    """The thumbnails of pictures by digest: an output shows them in the order of its record's pictures."""
+    found: dict[str, str] = {}
+    for output, kept in _outputs_with_records(notebook):
+        html = _mapping(output.get("data")).get("text/html", "")
+        html = "".join(html) if isinstance(html, list) else html
+        every = [kept, *map(_mapping, _list(kept.get("also")))]
+        turns = [from_record(record) for one in every for record in _list(one.get("exchanges"))]
+        pictures = [picture for turn in turns if turn is not None for picture in turn.pictures]
+        shown = [match[1] or "" for match in _PIC.finditer(html)] if isinstance(html, str) else []
+        if None not in turns and len(shown) == len(pictures):
+            found.update((p.digest, src) for p, src in zip(pictures, shown, strict=True) if src)
+    return found
+
+
 @dataclass(frozen=True)
 class _Shown:
     """What one output shows of a conversation; ``whole_at`` is 0.0 where it does not show all of it."""
@@ -195,11 +229,19 @@ class _Shown:
 
 
 def _kept_by_outputs(notebook: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for _, kept in _outputs_with_records(notebook):
+        yield kept
+        yield from map(_mapping, _list(kept.get("also")))
+
+
+def _outputs_with_records(
+    notebook: Mapping[str, Any],
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     for cell in _list(notebook.get("cells")):
-        for output in _list(_mapping(cell).get("outputs")):
-            kept = _mapping(_mapping(_mapping(output).get("metadata")).get(METADATA_KEY))
+        for output in map(_mapping, _list(_mapping(cell).get("outputs"))):
+            kept = _mapping(_mapping(output.get("metadata")).get(METADATA_KEY))
             if kept.get("version") == _VERSION:
-                yield kept
+                yield output, kept
 
 
 def _merged(outputs: list[_Shown]) -> list[Exchange]:
@@ -320,7 +362,11 @@ def _reply(kept: Mapping[str, Any]) -> Reply | None:
     notes = tuple(note[:500] for note in _list(kept.get("notes")) if isinstance(note, str))
     choices = _choices(kept.get("choices"))
     tokens = tuple(n for n in _list(kept.get("picture_tokens")) if type(n) is int)
+    asked = [_part(part) for part in _list(kept.get("asked"))]
+    known = tuple(part for part in asked if part is not None)
     figures = {**counts, **seconds, "notes": notes, "choices": choices, "picture_tokens": tokens}
+    if len(known) == len(asked):
+        figures["asked"] = known
     return Reply(text, reason, model=model[:200], **figures)
 
 

@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 
-from vlm_magic.outputs.transcript import squeezed_css
+from vlm_magic.outputs.styles import STATIC, style_sheet
 
 __all__ = ["page_code", "page_style"]
 
-_STATIC = Path(__file__).parent / "static"
 _MODULES = (
     "state.mjs",
     "parts.mjs",
-    "turns.mjs",
     "composer.mjs",
+    "region.mjs",
+    "menus.mjs",
+    "waiting.mjs",
+    "turns.mjs",
     "chat.mjs",
 )  # in order
 
 
 @cache
-def page_code() -> str:
-    """The page's modules as one, since a widget's code has no address to import others from."""
-    sources = [(_STATIC / name).read_text(encoding="utf-8") for name in _MODULES]
+def page_code(*modules: str) -> str:
+    """A page's modules as one, since a widget's code has no address to import others from.
+
+    Args:
+        modules: files of ``static/`` in their order; those of the panel if not given.
+    """
+    sources = [(STATIC / name).read_text(encoding="utf-8") for name in modules or _MODULES]
     joined = "\n".join(re.sub(r"(?m)^import .*;\n", "", source) for source in sources)
     bare = re.sub(r"(?m)^\s*(?://|/\*\*|\*).*\n|^[ \t]+|^\n", "", joined)  # no comments, no indentation
     return re.sub(r"(?m)^export (?!default)", "", bare)
@@ -35,4 +40,4 @@ def page_code() -> str:
 @cache
 def page_style() -> str:
     """The style sheet of transcript and panel together."""
-    return squeezed_css("transcript.css") + squeezed_css("chat.css")
+    return style_sheet("transcript", "chat", "region", "menus")

@@ -4,7 +4,7 @@ A streamed answer is rendered block by block, each block once, so that the cost 
 linear. A cut is only made where the Markdown of both sides means the same apart as together, but
 for link definitions (`[name]: url`) and the numbering of lists that are not lists yet; the final
 rendering of the whole text puts these right. Pure text work: this module knows nothing of HTML.
-Neighbours: `markdown` renders what leaves here, `stream` feeds it.
+Neighbours: `markdown.html` renders what leaves here, `stream` feeds it.
 """
 
 from __future__ import annotations
