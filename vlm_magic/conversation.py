@@ -1,10 +1,10 @@
 """The turns of one conversation, by cell, and what the model is shown for a given one.
 
-Pure data with one lock. The notebook is the conversation: a cell owns its turns (key: cell id and
-the number of the call within that run), running it again replaces them in place, and it sees the
-turns before it, in the order in which they were first run. Nothing changes before an answer is
-there: `draft` only says what would be, `commit` does it, so a failed call leaves all as it was.
-Knows nothing of models, cells' text or IPython.
+Pure data with one lock. The notebook is the conversation: a cell owns its turns (key: cell id and number of
+the call within that run), running it again replaces them in place, and it sees the turns before it, in the
+order in which they were first run. Nothing changes until an answer is there: `draft` only says what would
+be, `commit` does it, so a call that fails leaves everything as it was. Knows nothing of models, the text of
+cells or IPython.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from vlm_magic.errors import ConversationError
 from vlm_magic.messages import Exchange, Part, Picture, Reply, Settings, Text, Turn
+from vlm_magic.wording import count_words
 
 __all__ = ["CellKey", "Conversation"]
 
@@ -32,8 +34,8 @@ class Conversation:
     Attributes:
         lock: guards every change; cells and panels share one conversation.
         listeners: called without arguments after every change, by the thread that made it.
-        is_settled: cleared, thinned out or restored by a person: nobody is asked again whether the turns
-            of a saved notebook shall come back.
+        is_settled: a person cleared it, deleted a turn or restored it: nobody is asked again whether the
+            turns of a saved notebook shall come back.
     """
 
     def __init__(self, name: str = "main") -> None:
@@ -44,6 +46,24 @@ class Conversation:
         self._exchanges: list[Exchange] = []
         self._ids = itertools.count(1)
 
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy and a pickle hold: the turns. Who listens, a panel of this page, stays here."""
+        with self.lock:
+            self._ids = itertools.count(next_id := next(self._ids))
+            exchanges = [replace(e, alternatives=list(e.alternatives)) for e in self._exchanges]
+            return {
+                "name": self.name,
+                "is_settled": self.is_settled,
+                "exchanges": exchanges,
+                "next_id": next_id,
+            }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["name"])  # type: ignore[misc]
+        self.is_settled = state["is_settled"]
+        self._exchanges = state["exchanges"]
+        self._ids = itertools.count(state["next_id"])
+
     def __len__(self) -> int:
         return len(self._exchanges)
 
@@ -51,7 +71,7 @@ class Conversation:
         return iter(self.exchanges)
 
     def __repr__(self) -> str:
-        return f"<Conversation {self.name!r}: {len(self)} turns>"
+        return f"<Conversation {self.name!r}: {count_words(len(self), 'turn')}>"
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
@@ -103,7 +123,7 @@ class Conversation:
 
         A question whose answer was stopped before its first word is left out with it: templates
         want the roles to alternate. Hidden turns are left out as well. For a picture that a restored
-        turn has lost, words stand in. ``fresh`` shows the question alone, as the first of a new start.
+        turn has lost, words stand in. ``fresh`` shows the question alone, as the first of its conversation.
         The question's own examples come first, so that all questions with the same ones begin alike.
         """
         with self.lock:
@@ -112,19 +132,24 @@ class Conversation:
         shown = [_without_lost(turn) for earlier in before if _is_shown(earlier) for turn in earlier.turns]
         return (*exchange.examples, *shown, Turn("user", exchange.parts))
 
-    def commit(self, exchange: Exchange, reply: Reply, *, fresh: bool = False) -> Exchange:
+    def commit(
+        self, exchange: Exchange, reply: Reply, *, fresh: bool = False, joins: bool = False
+    ) -> Exchange:
         """Put the answered exchange at its place: over the cell's earlier one, or at the end.
 
-        The earlier answer is kept as an alternative; the turns after it are marked stale. ``fresh``
-        starts the conversation over with this exchange.
+        The earlier answer is kept as an alternative; the turns after it are marked stale. ``fresh`` starts
+        the conversation over with this exchange, unless it begins with that very turn: then later turns
+        stay, as for any other. ``joins`` says that the answer is the earlier one, gone on with, so that
+        this is no alternative.
         """
         with self.lock:
             position = self._position(exchange)
             done = replace(exchange, reply=reply, is_stale=False, answered_at=time.time())
             done.place = self._next_place() if position is None else self._exchanges[position].place
             if position is not None:
-                done.alternatives = _alternatives(self._exchanges[position], done)
-            if fresh:
+                earlier = self._exchanges[position]
+                done.alternatives = earlier.alternatives if joins else _alternatives(earlier, done)
+            if fresh and position != 0:
                 self._exchanges = [done]
             elif position is None:
                 self._exchanges.append(done)
@@ -151,6 +176,12 @@ class Conversation:
             if exchange.reply is not None:
                 exchange.alternatives[alternative] = exchange.reply
             exchange.reply = chosen
+            if chosen.asked:  # a question and its answers stay together
+                before, exchange.parts = exchange.parts, chosen.asked
+                exchange.reply = replace(chosen, asked=())
+                exchange.alternatives = [
+                    _beside(exchange.parts, reply, before) for reply in exchange.alternatives
+                ]
             self._mark_stale_from(self._exchanges.index(exchange) + 1)
         self._tell()
         return exchange
@@ -202,6 +233,12 @@ class Conversation:
             )
         )
 
+    def rename(self, name: str) -> None:
+        """Call it something else; ids of turns stay."""
+        with self.lock:
+            self.name = name
+        self._tell()
+
     def clear(self) -> int:
         """Forget all turns; returns how many there were."""
         with self.lock:
@@ -210,6 +247,16 @@ class Conversation:
             self.is_settled = True
         self._tell()
         return n
+
+    def put_back(self, before: Sequence[Exchange]) -> None:
+        """Undo a deletion: the turns as they were before it, then those that came since."""
+        with self.lock:
+            ids, keys = {e.id for e in before}, {e.key for e in before if e.key is not None}
+            newer = [e for e in self._exchanges if e.id not in ids and e.key not in keys]
+            self._exchanges = [*before, *newer]
+            for place, exchange in enumerate(self._exchanges, start=1):
+                exchange.place = place
+        self._tell()
 
     def missing(self, earlier: Iterable[Exchange]) -> list[Exchange]:
         """Those turns of an earlier kernel that `restore` would bring back: their cells have none here."""
@@ -284,7 +331,21 @@ def _is_shown(exchange: Exchange) -> bool:
 
 
 def _alternatives(earlier: Exchange, now: Exchange) -> list[Reply]:
-    """The answers so far that differ from the new one."""
+    """The answers so far that differ from the new one, each with its question where that was another."""
     replies = [*earlier.alternatives, *([earlier.reply] if earlier.reply is not None else [])]
     new_text = "" if now.reply is None else now.reply.text
-    return [reply for reply in replies if reply.text and reply.text != new_text]
+    kept = [_beside(now.parts, reply, earlier.parts) for reply in replies if reply.text]
+    return [reply for reply in kept if reply.asked or reply.text != new_text]
+
+
+def _beside(parts: tuple[Part, ...], reply: Reply, asked: tuple[Part, ...]) -> Reply:
+    """An answer to ``asked``, or to what it says itself, as an alternative in an exchange of ``parts``."""
+    asked = reply.asked or asked
+    if _content(asked) == _content(parts):
+        asked = ()
+    return reply if reply.asked == asked else replace(reply, asked=asked)
+
+
+def _content(parts: tuple[Part, ...]) -> list[str]:
+    """What tells questions apart: words, and the pixels of pictures."""
+    return [part.text if isinstance(part, Text) else part.digest or part.name for part in parts]

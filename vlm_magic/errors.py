@@ -5,7 +5,7 @@
     │   └── ExpressionError                  a {expression} that raised
     ├── PictureError (ValueError)            something about one picture
     │   ├── PictureNotFoundError (LookupError)   no such variable or file
-    │   ├── PictureTypeError (TypeError)         an object that is no picture
+    │   ├── PictureTypeError (TypeError)         an object that is not a picture
     │   ├── PictureDecodeError                   bytes that are no readable picture
     │   ├── PictureTooLargeError                 more pixels than allowed
     │   └── FetchError (OSError)                 a URL that gave no picture
@@ -16,12 +16,15 @@
     ├── OptionError (ValueError)             an option or a setting that does not exist or fit
     ├── TypedAnswerError (ValueError)        an answer that is not, or not wholly, of its type
     ├── ConversationError (LookupError)      no such conversation or turn
+    ├── ClusterError (ConnectionError)       workers that are gone, or are not as they should be
     └── ModelError (RuntimeError)            something about one model
         ├── ModelNotFoundError (LookupError)     no such model here or on the hub
-        ├── ModelKindError (TypeError)           a model that does not look at pictures
+        ├── ModelKindError (TypeError)           a model that takes no pictures
         ├── ModelLoadError                       the checkpoint is there and does not load
         ├── ContextLengthError (ValueError)      the prompt does not fit the context
         ├── GenerationError                      the model failed while answering
+        ├── EngineGoneError (ConnectionError)    a server that cannot be reached any more
+        ├── KeyRefusedError (PermissionError)    a server that wants a key, or another one
         └── OutOfMemoryError (MemoryError)       the device ran out of memory
 
 Each error is three lines: what failed, what there is, what to try. In IPython these errors print
@@ -36,9 +39,13 @@ import os
 import traceback
 from collections.abc import Iterable
 
+from vlm_magic.wording import shorten
+
 __all__ = [
+    "ClusterError",
     "ContextLengthError",
     "ConversationError",
+    "EngineGoneError",
     "ExpressionError",
     "FetchError",
     "FetchRefusedError",
@@ -46,6 +53,7 @@ __all__ = [
     "FetchTimeoutError",
     "FetchTooLargeError",
     "GenerationError",
+    "KeyRefusedError",
     "ModelError",
     "ModelKindError",
     "ModelLoadError",
@@ -61,19 +69,7 @@ __all__ = [
     "TypedAnswerError",
     "VLMError",
     "near_names",
-    "shorten",
 ]
-
-_LINE_LIMIT = 190  # characters; three lines stay under the 600 that a message may have
-
-
-def shorten(text: object, limit: int = _LINE_LIMIT) -> str:
-    """One line of at most ``limit`` characters: line breaks become spaces, the middle becomes ``…``."""
-    line = " ".join(str(text).split())
-    if len(line) <= limit:
-        return line
-    head = (limit - 1) * 2 // 3
-    return f"{line[:head]}…{line[-(limit - 1 - head) :]}"
 
 
 def near_names(name: str, known: Iterable[str], n: int = 5) -> list[str]:
@@ -131,7 +127,7 @@ class PictureNotFoundError(PictureError, LookupError):
 
 
 class PictureTypeError(PictureError, TypeError):
-    """An object that is no picture."""
+    """An object that is not a picture."""
 
 
 class PictureDecodeError(PictureError):
@@ -174,6 +170,10 @@ class ConversationError(VLMError, LookupError):
     """No such conversation or turn."""
 
 
+class ClusterError(VLMError, ConnectionError):
+    """A cluster whose workers are gone, or are not as they should be."""
+
+
 class ModelError(VLMError, RuntimeError):
     """Something about one model."""
 
@@ -183,7 +183,7 @@ class ModelNotFoundError(ModelError, LookupError):
 
 
 class ModelKindError(ModelError, TypeError):
-    """A model that does not look at pictures, or lacks a processor or a chat template."""
+    """A model that takes no pictures, or lacks a processor or a chat template."""
 
 
 class ModelLoadError(ModelError):
@@ -196,6 +196,14 @@ class ContextLengthError(ModelError, ValueError):
 
 class GenerationError(ModelError):
     """The model failed while it answered."""
+
+
+class EngineGoneError(ModelError, ConnectionError):
+    """The server cannot be reached, or not any more: what was answered is kept."""
+
+
+class KeyRefusedError(ModelError, PermissionError):
+    """The server wants a key, or another one."""
 
 
 class OutOfMemoryError(ModelError, MemoryError):

@@ -12,11 +12,13 @@ from typing import Any
 
 from vlm_magic.inputs.pictures import is_picture_like
 from vlm_magic.shell.options import MAGICS, Magic
+from vlm_magic.workspace import Workspace
 
 __all__ = ["PromptCompleter", "picture_names_first"]
 
 _OPEN_BRACE = re.compile(r"(?<!\{)\{(?:\{\{)*([A-Za-z_]\w*)?$")
 _FLAG = re.compile(r"(?:^|\s)(-[\w-]*)$")
+_VALUE = re.compile(r"(?:^|\s)(--?[a-z][\w-]*)(?:\s+|=)([\w.,]*)$")
 _MAGIC_LINE = re.compile(r"^\s*(%%?\w+)(?:\s|$)")
 
 
@@ -25,10 +27,12 @@ class PromptCompleter:
 
     Args:
         shell: the IPython shell to complete for.
+        workspace: the models and conversations that a line may name.
     """
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, workspace: Workspace) -> None:
         self._shell = shell
+        self._workspace = workspace
         self._matcher: Any = None
 
     def start(self) -> None:
@@ -72,16 +76,44 @@ class PromptCompleter:
         if magic is None:
             return "", []
         in_body = magic.name == "%%vlm" and row > 0
-        flag = None if in_body else _FLAG.search(before)
-        if flag is not None:
-            return flag[1], [(f, "option") for f in _flags(magic) if f.startswith(flag[1])]
-        if not in_body and magic.name != "%vlm":
-            return "", []
-        brace = _OPEN_BRACE.search(before)
-        if brace is None:
-            return "", []
+        on_line = None if in_body else self._on_line(magic, before)
+        brace = _OPEN_BRACE.search(before) if in_body or magic.name == "%vlm" else None
+        if on_line is not None or brace is None:
+            return on_line or ("", [])
         begun = brace[1] or ""
         return begun, _names(self._shell.user_ns, begun)
+
+    def _on_line(self, magic: Magic, before: str) -> tuple[str, list[tuple[str, str]]] | None:
+        """The completions of an option, of its value, or of a model's name; None where none stands."""
+        if flag := _FLAG.search(before):
+            return flag[1], [(f, "option") for f in _flags(magic) if f.startswith(flag[1])]
+        value = _VALUE.search(before)
+        if value is not None and any(value[1] in option.flags for option in magic.options):
+            begun = value[2].rpartition(",")[2]
+            return begun, self._values(value[1], begun)
+        if magic.name == "%vlm_unload":
+            begun = before.rpartition(" ")[2]
+            return begun, _kind(_beginning(self._workspace.models.engines, begun), "model")
+        return None
+
+    def _values(self, flag: str, begun: str) -> list[tuple[str, str]]:
+        """What stands after an option: a conversation, a model, or a variable that fits it."""
+        if flag in ("-c", "--conversation"):
+            return _kind(_beginning(self._workspace.conversations.sessions, begun), "conversation")
+        if flag in ("-m", "--model"):
+            return _kind(_beginning(self._workspace.models.engines, begun), "model")
+        if flag in ("--map", "--choices", "--examples"):
+            return _names(self._shell.user_ns, begun)
+        if flag == "--type":
+            types = {
+                name: value for name, value in self._shell.user_ns.items() if isinstance(value, (type, dict))
+            }
+            return _kind(_beginning([n for n in types if not _is_hidden(n, begun)], begun), "type")
+        return []
+
+
+def _beginning(names: Iterable[str], begun: str) -> list[str]:
+    return sorted(name for name in names if name.startswith(begun))
 
 
 def _magic_of(line: str) -> Magic | None:
@@ -99,7 +131,11 @@ def picture_names_first(names: Mapping[str, object], begun: str) -> list[str]:
 
 
 def _names(names: Mapping[str, object], begun: str) -> list[tuple[str, str]]:
-    """Pictures first, then the rest, each in alphabetical order; private and IPython's own are left out."""
+    """Pictures first, then the rest, each in alphabetical order; private and IPython's own are left out.
+
+    JupyterLab keeps this order until a letter is typed into its open list; from then on it sorts by how well
+    a name matches, then by the name, and takes no rank from a kernel (4.6). The panel's box keeps it.
+    """
     wanted = sorted(name for name in names if name.startswith(begun) and not _is_hidden(name, begun))
     pictures = [name for name in wanted if _is_picture(names[name])]
     others = [name for name in wanted if name not in pictures and not _is_tool(names[name])]

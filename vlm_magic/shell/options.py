@@ -1,50 +1,17 @@
 """The magics and their options as one table: parsing, help, completion and the README read it.
 
-A line is options first, then the rest as it stands, quotes and all. Knows nothing of how anything
-works; what an option means is its receiver's business.
+Knows nothing of how anything works; what an option means is its receiver's business. Neighbour: `line`
+parses with it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+import keyword
 from dataclasses import dataclass
 
-from vlm_magic.errors import OptionError, near_names
+from vlm_magic.shell.line import AXES, CHOICES, LIST, PICTURES, TYPE, Option, split_axes, split_list, unquoted
 
-__all__ = ["LIST", "MAGICS", "Magic", "Option", "help_text", "parse_line", "split_list", "typed_value"]
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option.
-
-    Attributes:
-        flags: all spellings, the long one last.
-        help: what it does, in one sentence.
-        metavar: what stands for the value in the help; "" for a flag without value.
-        convert: text to value; raises ValueError with a reason.
-        name: how the receiver calls it; the long flag with underscores if not given.
-        takes: what a value looks like, for one that is more than a word or a quoted text; `convert`
-            then gets it as it stands, quotes and all.
-    """
-
-    flags: tuple[str, ...]
-    help: str
-    metavar: str = ""
-    convert: Callable[[str], object] = str
-    name: str = ""
-    takes: re.Pattern[str] | None = None
-
-    @property
-    def dest(self) -> str:
-        """The key in the parsed values."""
-        return self.name or self.flags[-1].lstrip("-").replace("-", "_")
-
-    @property
-    def usage(self) -> str:
-        """All spellings with the value, as the help shows them."""
-        return ", ".join(self.flags) + (f" {self.metavar}" if self.metavar else "")
+__all__ = ["ASK_OPTIONS", "LOAD_OPTIONS", "MAGICS", "Magic", "help_text", "magic"]
 
 
 @dataclass(frozen=True)
@@ -63,71 +30,47 @@ class Magic:
         return " ".join(filter(None, (self.name, "[options]" if self.options else "", self.argument)))
 
 
-_QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
-_ITEM = re.compile(rf"(?:{_QUOTED}|[^,])*")
-LIST = re.compile(rf"\s*((?:{_QUOTED}|[^\s\"'])+)")
-"""The form of `a,b,"c d"`: items between commas without spaces, quoted ones with what they like."""
-
-_BRACKETS = rf"\[(?:{_QUOTED}|\[(?:{_QUOTED}|\[[^\[\]]*\]|[^\[\]])*\]|[^\[\]])*\]"
-TYPE = re.compile(rf"\s*({_QUOTED}|(?:{_BRACKETS}|[^\s\"'\[])+)")
-"""The form of `Scene`, `list[int]` and `Literal["dark red", "blue"]`: brackets may hold spaces and quotes."""
-
-
-_AXIS = rf"[A-Za-z][\w-]*=(?:{_QUOTED}|[^\s\"'])*"
-AXES = re.compile(rf"\s*({_AXIS}(?:\s+{_AXIS})*)")
-"""The form of `models=a,b temperature=0,0.7`: words with lists, up to the first word that is none."""
-
-
-_WORDS = rf"(?:{_QUOTED}|[^\s,\"'\[(][^\s,]*)"
-CHOICES = re.compile(rf"\s*({_BRACKETS}|\([^()]*\)|{_WORDS}(?:\s*,(?:{_WORDS}|\s+(?!-){_WORDS})?)*)")
-"""The form of `a, b,"c d"`: as `LIST`, but with blanks behind commas, and quotes within words; or `["a"]`."""
-
-
-def split_axes(text: str) -> dict[str, tuple[str, ...]]:
-    """The lists of `AXES` by their names, as they stand.
-
-    Raises:
-        ValueError: a name that is there twice, a value that is missing.
-    """
-    axes: dict[str, tuple[str, ...]] = {}
-    for found in re.finditer(_AXIS, text):
-        name, _, values = found[0].partition("=")
-        if name in axes:
-            raise ValueError(f"{name} is there twice")
-        if not all(re.sub(_QUOTED, "quoted", values).split(",")):
-            raise ValueError(f"{name} lacks a value")
-        axes[name] = split_list(values)
-    return axes
-
-
-def split_list(text: str) -> tuple[str, ...]:
-    """The items of a list such as `a,b,"c d, e"`, without their quotes and the spaces around them."""
-    items, at = [], 0
-    while at <= len(text):
-        found = _ITEM.match(text, at)
-        assert found is not None  # it may be empty, but it is there
-        items.append(_unquote(found[0].strip()))
-        at = found.end() + 1
-    return tuple(items)
-
-
 def _identifier(text: str) -> str:
     if not text.isidentifier():
         raise ValueError("a variable name is letters, digits and _")
+    if keyword.iskeyword(text):
+        raise ValueError(f"{text} is a word of Python's own")
     return text
 
 
 def _bare(text: str) -> str:
-    return _unquote(text)
+    return unquoted(text)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("a whole number is wanted") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("a number is wanted") from None
 
 
 def _seconds(text: str) -> float:
-    return float(text.removesuffix("s"))
+    return _number(text.removesuffix("s"))
+
+
+def _thought(text: str) -> bool | int:
+    if text.lower() in ("on", "off"):
+        return text.lower() == "on"
+    if not text.isdigit() or not int(text):
+        raise ValueError("on, off or a number of tokens is wanted")
+    return int(text)
 
 
 def _yes_or_no(text: str) -> bool:
     if text.lower() not in ("yes", "no", "true", "false", "on", "off"):
-        raise ValueError("yes or no")
+        raise ValueError("yes or no is wanted")
     return text.lower() in ("yes", "true", "on")
 
 
@@ -164,19 +107,27 @@ ASK_OPTIONS = (
     Option(("--new",), "Start another conversation with this cell."),
     Option(("-m", "--model"), "Which of the loaded models answers.", "NAME"),
     Option(("--system",), "System text that stands before the conversation.", "TEXT"),
-    Option(("--max-tokens",), "The most new tokens (512).", "N", int),
-    Option(("--temperature",), "Above 0 draws tokens at random; without it answers are greedy.", "T", float),
-    Option(("--top-p",), "Draw from the smallest set of tokens with this probability.", "P", float),
-    Option(("--top-k",), "Draw from this many tokens.", "K", int),
+    Option(("--max-tokens",), "The most new tokens (512).", "N", _whole),
+    Option(
+        ("--think",),
+        "Whether the model thinks before it answers: on, off, or the most tokens of a thought.",
+        "on|off|N",
+        _thought,
+    ),
+    Option(
+        ("--temperature",), "Above 0 draws tokens at random; without it answers are greedy.", "T", _number
+    ),
+    Option(("--top-p",), "Draw from the smallest set of tokens with this probability.", "P", _number),
+    Option(("--top-k",), "Draw from this many tokens.", "K", _whole),
     Option(("--sampling",), "Answer with the checkpoint's own sampling defaults."),
-    Option(("--seed",), "Make random answers repeatable.", "N", int),
-    Option(("--beams",), "Beams of a beam search (1, that is none).", "N", int),
+    Option(("--seed",), "Make random answers repeatable.", "N", _whole),
+    Option(("--beams",), "Beams of a beam search (1, that is none).", "N", _whole),
     Option(
         ("--time-limit",), "Stop after this many seconds with what there is.", "S", _seconds, "time_limit_s"
     ),
     Option(("--stop",), "End the answer before this text.", "TEXT", lambda text: (text,)),
     Option(("--bad-words",), "Words that the answer must not contain.", "A,B,…", split_list, takes=LIST),
-    Option(("--repetition-penalty",), "Above 1 discourages tokens that are there already.", "P", float),
+    Option(("--repetition-penalty",), "Above 1 discourages tokens that are there already.", "P", _number),
     Option(("--continuation",), "Continue the text as it stands, without the chat template."),
     Option(("--special-tokens",), "Let the text name the model's control tokens on purpose."),
     Option(("--raw",), "Take the text as it stands: no {variables}, no pictures in it."),
@@ -192,9 +143,49 @@ ASK_OPTIONS = (
         "Ask about each picture of a column, list, glob or generator; {picture} is its place, {row.title} "
         "a column.",
         "PICTURES",
+        convert=unquoted,
+        takes=PICTURES,
+    ),
+    Option(
+        ("--truth",),
+        "What is right about each picture of a map: a column of its table, or a list. Shows how many answers "
+        "are right, with the 95 % interval, and the wrong ones, the most confident first; -o gets them too.",
+        "COLUMN",
+        _bare,
+    ),
+    Option(
+        ("--match",),
+        "How answers and --truth are compared: exact, normalised (case, punctuation, articles aside), or a "
+        "function of (answer, truth).",
+        "HOW",
     ),
     Option(("--journal",), "A file that the rows of a map are kept in and found again.", "FILE"),
-    Option(("--batch-size",), "Pictures of a map that are asked together.", "N", int),
+    Option(
+        ("--into",),
+        "A folder that gets the rows of a map as Parquet files, where a table would not fit.",
+        "FOLDER",
+    ),
+    Option(("--batch-size",), "Pictures of a map that are asked together.", "N", _whole),
+    Option(
+        ("--on",),
+        "Answer a map on a cluster: dask or ray (a local one is started and ended), tcp://scheduler:8786, "
+        "ray://head:10001, or a variable that holds a Dask client.",
+        "WHERE",
+    ),
+    Option(
+        ("--workers",),
+        "Processes of a cluster that is started here, or of Ray, each with a model.",
+        "N",
+        _whole,
+    ),
+    Option(
+        ("--explain",),
+        "Look at the answer as well: needed (which part of the picture it hangs on), without (whether it "
+        "needed the picture), words (how likely each was), tokens, memory, layers.",
+        "VIEWS",
+        split_list,
+        takes=LIST,
+    ),
     Option(("--no-panel",), "Stream plain text instead of the panel."),
     Option(("--dry-run",), "Show what the model would be given, and generate nothing."),
 )
@@ -202,11 +193,12 @@ ASK_OPTIONS = (
 LOAD_OPTIONS = (
     Option(("--as",), "Call the model so and keep the others loaded; -m NAME asks it.", "NAME", name="name"),
     Option(("--dtype",), "auto, float32, bfloat16 or float16.", "TYPE"),
-    Option(("--quantize",), "4bit, 8bit (bitsandbytes), int8 (Quanto) or torchao-int8.", "HOW"),
+    Option(("--quantize",), "4bit, 8bit (the fastest here), bnb-8bit, int8 (Quanto) or torchao-int8.", "HOW"),
     Option(("--attn",), "auto, sdpa, eager, flash or flex.", "HOW"),
+    Option(("--compile",), "auto, yes or no: a kernel built by this machine's compiler, for CPUs.", "HOW"),
     Option(("--device",), "auto, cpu, cuda, cuda:1, mps, or offload (GPU first, then CPU).", "WHERE"),
     Option(("--splitting",), "Cut pictures into tiles, yes or no.", "YES", _yes_or_no),
-    Option(("--picture-tokens",), "About the most tokens that a picture may cost.", "N", int),
+    Option(("--picture-tokens",), "About the most tokens that a picture may cost.", "N", _whole),
     Option(("--revision",), "A branch, tag or commit on the hub.", "REV"),
     Option(("--adapter",), "A LoRA adapter, folder or hub id.", "PATH"),
     Option(("--sampling",), "Answer with the checkpoint's own sampling defaults."),
@@ -214,9 +206,24 @@ LOAD_OPTIONS = (
     Option(("--unsafe-weights",), "Load pickled weights, which can run code."),
     Option(("--force",), "Load although the estimate says that it will not fit."),
     Option(("--dry-run",), "Say what it would need and what is free, and load nothing."),
+    Option(
+        ("--key-env",),
+        "Of a server: the environment variable that holds its key; A,B for two hosts.",
+        "VARIABLE",
+    ),
+    Option(("--timeout",), "Of a server: its longest silence, in seconds.", "S", _seconds, name="timeout_s"),
+    Option(("--at-once",), "Of a server: rows of a map that are under way at a time.", "N", _whole),
+    Option(
+        ("--picture-size",),
+        "Of a server: the longest side of pictures sent.",
+        "PX",
+        _whole,
+        name="picture_px",
+    ),
+    Option(("--allow-plain-key",), "Of a server: send the key without TLS, over a network that you trust."),
 )
 
-_CONVERSATION = Option(("-c", "--conversation"), "Which conversation (the current one).", "NAME")
+_CONVERSATION = Option(("-c", "--conversation"), "Which conversation (the one answered in last).", "NAME")
 
 MAGICS = (
     Magic(
@@ -260,7 +267,9 @@ MAGICS = (
         LOAD_OPTIONS,
         details=(
             "MODEL is a folder or an id on the Hugging Face hub. Loading the same thing again costs nothing; "
-            "loading another one unloads the one before, unless --as names it."
+            "loading another one unloads the one before, unless --as names it. Or the address of an "
+            "OpenAI-compatible server, http://host:8000/v1, and the name of its model where it has several: "
+            "pictures go there, and nowhere else. Several addresses are of servers that hold the same model."
         ),
     ),
     Magic("%vlm_status", "", "Show what is loaded, what it holds, and the conversations."),
@@ -268,7 +277,8 @@ MAGICS = (
     Magic(
         "%vlm_forget",
         "",
-        "Empty the stores: reused computations, downloaded and kept pictures, answered rows of maps.",
+        "Empty this notebook's stores: reused computations, pictures, answered rows of maps.",
+        (Option(("--all",), "Also what other notebooks have on this machine: downloads and kept pictures."),),
     ),
     Magic(
         "%vlm_history",
@@ -300,6 +310,28 @@ MAGICS = (
             "vlm_code_pictures, or in FILE_pictures."
         ),
     ),
+    Magic(
+        "%vlm_explain",
+        "[VIEWS]",
+        "Show why the last answer is what it is: needed, without, words, tokens, memory, layers.",
+        (
+            _CONVERSATION,
+            Option(("-o", "--out"), "Put the explanation into this variable.", "NAME", _identifier),
+            Option(
+                ("--continue-with",),
+                "Take this word in the answer (N:WORD in place of token N) and let the model go on from "
+                "there, as another answer of the turn.",
+                "N:WORD",
+            ),
+        ),
+        details=(
+            "needed hides parts of the picture and asks again: which part the answer hangs on, or that no "
+            "single part decides. without asks without the picture, with a grey one and with another one. "
+            "words shows each token with its probability and what else was likely. tokens shows how the "
+            "picture became tokens and whose each token of the prompt is, memory what each turn reused, "
+            "layers what each layer would say. The conversation stays as it is."
+        ),
+    ),
     Magic("%vlm_reset", "", "Forget a conversation; the model stays loaded.", (_CONVERSATION,)),
 )
 
@@ -319,95 +351,3 @@ def help_text(name: str) -> str:
     if row.details:
         lines += ["", row.details]
     return "\n".join(lines)
-
-
-_WORD = re.compile(r"\s*(\S+)")
-_VALUE = re.compile(rf"\s*({_QUOTED}|\S+)")
-
-
-def parse_line(line: str, options: Sequence[Option]) -> tuple[dict[str, object], str]:
-    """The options at the beginning of ``line`` by name, and the rest as it stands.
-
-    A word that begins with a dash and is no option ends the options, unless it looks like a
-    misspelt one. ``--`` ends them as well.
-
-    Raises:
-        OptionError: a misspelt option, a value that is missing or does not convert.
-    """
-    by_flag = {flag: option for option in options for flag in option.flags}
-    values: dict[str, object] = {}
-    at = 0
-    while (word := _WORD.match(line, at)) and word[1].startswith("-"):
-        if word[1] == "--":
-            at = word.end()
-            break
-        flag, equals, _ = word[1].partition("=")
-        option = by_flag.get(flag)
-        if option is None:
-            _refuse_misspelt(flag, by_flag)
-            break
-        at = word.start(1) + len(flag) + len(equals)
-        if not option.metavar:
-            if equals:
-                raise OptionError(f"{flag} takes no value", hint=flag, option=flag)
-            values[option.dest] = True
-            continue
-        value = (option.takes or _VALUE).match(line, at)
-        if value is None:
-            raise OptionError(
-                f"{flag} needs a value", have=option.help, hint=f"{flag} {option.metavar}", option=flag
-            )
-        values[option.dest] = typed_value(option, flag, value[1] if option.takes else _unquote(value[1]))
-        at = value.end()
-    return values, line[at:].strip()
-
-
-def parse_options_only(line: str, options: Sequence[Option], what: str) -> dict[str, object]:
-    """Like `parse_line` for a magic that takes options alone.
-
-    Raises:
-        OptionError: anything else on the line.
-    """
-    values, rest = parse_line(line, options)
-    if rest:
-        word = rest.split()[0]
-        known = [flag for option in options for flag in option.flags]
-        raise OptionError(
-            f"{what} does not know {word!r}",
-            have=", ".join(known) or "it takes no options",
-            hint="the prompt goes below the line" if what == "%%vlm" else what,
-            option=word,
-        )
-    return values
-
-
-def _refuse_misspelt(flag: str, by_flag: dict[str, Option]) -> None:
-    near = near_names(flag, by_flag) if flag.startswith("--") else []
-    if near:
-        raise OptionError(f"no option {flag}", have=", ".join(near), hint=by_flag[near[0]].usage, option=flag)
-
-
-def typed_value(option: Option, flag: str, text: str) -> object:
-    """What an option makes of a text.
-
-    Raises:
-        OptionError: nothing, and why.
-    """
-    try:
-        return option.convert(text)
-    except OptionError:
-        raise
-    except ValueError as error:
-        raise OptionError(
-            f"{flag} {text} does not fit",
-            have=f"{option.help} ({error})",
-            hint=f"{flag} {option.metavar}",
-            option=flag,
-            value=text,
-        ) from error
-
-
-def _unquote(text: str) -> str:
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        return re.sub(r"\\(.)", r"\1", text[1:-1])
-    return text

@@ -1,6 +1,6 @@
 """``%%vlm --type``: find the type in the notebook, hold the answer to it, show its value as a tree.
 
-Neighbours: `asking` calls this before and after it asks; `vlm_magic.tasks.typed` does the work.
+Neighbours: `ask` calls this before it asks, `chat` after; `vlm_magic.tasks.typed` does the work.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from vlm_magic.errors import OptionError, near_names, shorten
-from vlm_magic.messages import Engine, Reply
-from vlm_magic.outputs.typed import typed_bundle
-from vlm_magic.shell.showing import show_bundle
+from vlm_magic.errors import OptionError, near_names
+from vlm_magic.messages import Reply
+from vlm_magic.outputs.live_output import show_bundle
+from vlm_magic.outputs.results.typed import typed_bundle
+from vlm_magic.shell.calls.call import Call, Context
 from vlm_magic.tasks.schemas import Schema, schema_of
-from vlm_magic.tasks.typed import Constraint, constraint_for
+from vlm_magic.tasks.typed import Constraint
+from vlm_magic.wording import shorten
 
-__all__ = ["find_schema", "find_type", "hold", "take"]
+__all__ = ["find_schema", "find_type", "take"]
 
 _FAMILIAR = ("Literal", "Optional", "Union", "Annotated", "Any")
 """Names of `typing` that need no import on a magic's line."""
@@ -29,24 +31,23 @@ _SIMPLE = (
 )
 
 
-def find_schema(written: str | None, names: Mapping[str, Any], settings: dict[str, Any]) -> Schema | None:
-    """The form that ``--type`` asks for, put into the settings; None without it.
+def find_schema(call: Call, names: Mapping[str, Any]) -> Schema | None:
+    """The form that ``--type`` asks for; None without it.
 
     Raises:
         OptionError: no such type, or an option that does not go together with one.
     """
+    written = call.type
     if written is None:
         return None
-    for other in ("stop", "choices"):
-        if settings.get(other):
+    for other, value in (("stop", call.settings.get("stop")), ("choices", call.choices)):
+        if value:
             raise OptionError(
                 f"--type and --{other} do not go together",
-                have="a type says itself where the answer ends and what it may be",
+                have="a type already says what the answer may be and where it ends",
                 hint=f"--type {written}",
             )
-    schema = schema_of(find_type(written, names))
-    settings["grammar"] = schema.grammar
-    return schema
+    return schema_of(find_type(written, names))
 
 
 def find_type(written: str, names: Mapping[str, Any]) -> Any:
@@ -59,12 +60,12 @@ def find_type(written: str, names: Mapping[str, Any]) -> Any:
         tree = ast.parse(written.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
         raise OptionError(
-            f"--type {written} is no type", have=shorten(error), hint="--type NameOfAType"
+            f"--type {written} is not a type", have=shorten(error), hint="--type NameOfAType"
         ) from error
     for node in ast.walk(tree):
         if not isinstance(node, _SIMPLE):
             raise OptionError(
-                f"--type {written} is no name of a type",
+                f"--type {written} is not the name of a type",
                 have="names, a.b, list[…], Literal['…'] and A | B; nothing is called here",
                 hint="give it a name in a cell above, then --type NAME",
             )
@@ -81,18 +82,13 @@ def find_type(written: str, names: Mapping[str, Any]) -> Any:
         found = eval(compile(tree, "--type", "eval"), {**familiar}, dict(names))
     except Exception as error:
         raise OptionError(
-            f"--type {written} is no type", have=f"{type(error).__name__}: {shorten(error, 120)}"
+            f"--type {written} is not a type", have=f"{type(error).__name__}: {shorten(error, 120)}"
         ) from error
     _refuse_values(written, found)
     return found
 
 
-def hold(engine: Engine, schema: Schema | None) -> Constraint | None:
-    """The schema for this engine; raises where the model cannot be held to it."""
-    return None if schema is None else constraint_for(engine, schema)
-
-
-def take(shell: Any, constraint: Constraint, reply: Reply | None, out: str | None) -> None:
+def take(context: Context, constraint: Constraint, reply: Reply | None, out: str | None) -> None:
     """Show the value of an answer, and put it into the notebook under the name ``out``.
 
     Raises:
@@ -100,7 +96,7 @@ def take(shell: Any, constraint: Constraint, reply: Reply | None, out: str | Non
     """
     value = constraint.read(reply if reply is not None else Reply("", finish_reason="interrupted"))
     if out:
-        shell.user_ns[out] = value
+        context.names[out] = value
     show_bundle(typed_bundle(value, constraint.schema.name, out or ""))
 
 
@@ -117,7 +113,7 @@ def _refuse_values(written: str, found: object) -> None:
     if isinstance(found, (list, tuple, set, str, int, float)) and not isinstance(found, type):
         words = isinstance(found, (list, tuple, set)) and all(isinstance(item, str) for item in found)
         raise OptionError(
-            f"--type {written}: {written} is a value ({type(found).__name__}), no type",
+            f"--type {written}: {written} is a value ({type(found).__name__}), not a type",
             have=shorten(repr(found), 100),
             hint=f"--choices {written}, or --type Literal[*{written}]"
             if words

@@ -1,6 +1,6 @@
 """``%%vlm --choices`` and ``--examples``: find them in the notebook before anything is asked.
 
-Neighbours: `asking` calls this before and after it asks; `vlm_magic.tasks.choices` and
+Neighbours: `ask` calls this before it asks; `vlm_magic.tasks.choices.choices` and
 `vlm_magic.tasks.examples` do the work.
 """
 
@@ -11,37 +11,37 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_magic.conversation import CellKey
-from vlm_magic.errors import OptionError, near_names, shorten
-from vlm_magic.inputs.expressions import evaluate_field, read_field
+from vlm_magic.errors import OptionError, near_names
+from vlm_magic.inputs.cell_text.expressions import evaluate_field, read_field
 from vlm_magic.inputs.limits import PictureOptions
-from vlm_magic.messages import Engine, Part, Reply, Turn
+from vlm_magic.messages import Engine, Part, Turn
 from vlm_magic.session import Session
-from vlm_magic.shell.options import split_list
-from vlm_magic.tasks.choices import Choices, ChoiceSet
+from vlm_magic.shell.calls.call import Call
+from vlm_magic.shell.line import split_list
+from vlm_magic.tasks.choices.choices import ChoiceSet
 from vlm_magic.tasks.examples import example_turns, fit_examples
+from vlm_magic.wording import shorten
 
-__all__ = ["find_choices", "find_examples", "fit_remark", "outcome"]
-
-_NOT_DRAWN: dict[str, object] = {"temperature": None, "top_p": None, "top_k": None, "sampling": False}
+__all__ = ["find_choices", "find_examples", "fit_remark", "value_of"]
 
 
-def find_choices(written: str | None, names: Mapping[str, Any], settings: dict[str, Any]) -> ChoiceSet | None:
-    """The choices that a line asks for, put into the settings; None without ``--choices``.
+def find_choices(call: Call, names: Mapping[str, Any]) -> ChoiceSet | None:
+    """The choices that a line asks for; None without ``--choices``.
 
     Several items are the choices themselves; one name is a variable that holds them.
 
     Raises:
         OptionError: no such variable, or choices that cannot be compared.
     """
-    if written is None:
-        if "normalize" in settings:
-            raise OptionError("--normalize is about choices", hint="--choices a,b --normalize length")
-        return None
-    found = _read_choices(written.strip(), names)
-    settings["choices"] = found.texts
-    for name, value in _NOT_DRAWN.items():  # the panel's form may have set a temperature
-        settings.setdefault(name, value)
-    return found
+    if call.choices is not None:
+        return _read_choices(call.choices.strip(), names)
+    if "normalize" in call.settings:
+        raise OptionError(
+            "--normalize needs --choices",
+            have="no --choices on the line",
+            hint="--choices a,b --normalize length",
+        )
+    return None
 
 
 def _read_choices(written: str, names: Mapping[str, Any]) -> ChoiceSet:
@@ -52,7 +52,7 @@ def _read_choices(written: str, names: Mapping[str, Any]) -> ChoiceSet:
             if isinstance(error, OptionError):
                 raise
             raise OptionError(
-                f"--choices {shorten(written, 60)} is no list",
+                f"--choices {shorten(written, 60)} is not a list",
                 have=shorten(error, 80),
                 hint="--choices a,b,c",
             ) from error
@@ -61,7 +61,7 @@ def _read_choices(written: str, names: Mapping[str, Any]) -> ChoiceSet:
     if len(items) > 1 or is_quoted:
         return ChoiceSet.of(items, "--choices")
     name = written.removeprefix("{").removesuffix("}")
-    return ChoiceSet.of(_value(name, names, "--choices", '--choices cat,dog,"city landscape"'), name)
+    return ChoiceSet.of(value_of(name, names, "--choices", '--choices cat,dog,"city landscape"'), name)
 
 
 def find_examples(
@@ -79,7 +79,7 @@ def find_examples(
         return ()
     name = written.removeprefix("{").removesuffix("}")
     return example_turns(
-        _value(name, names, "--examples", "--examples frame"), prompt=parts, options=pictures
+        value_of(name, names, "--examples", "--examples frame"), prompt=parts, options=pictures
     )
 
 
@@ -106,14 +106,7 @@ def fit_remark(
     return (str(fit_examples(engine, examples, question, how, name=written or "examples")),)
 
 
-def outcome(reply: Reply | None, asked: ChoiceSet | None) -> object:
-    """What ``-o`` gets of an answer: its text, or the `Choices`."""
-    if asked is None or reply is None:
-        return "" if reply is None else reply.text
-    return Choices(reply, asked)
-
-
-def _value(expression: str, names: Mapping[str, Any], option: str, hint: str) -> object:
+def value_of(expression: str, names: Mapping[str, Any], option: str, hint: str) -> object:
     """What a name of the notebook, or an expression that starts from one, is worth."""
     field = read_field(f"{{{expression}}}", 0)
     if field is None or field.end != len(expression) + 2 or field.conversion or field.spec:
@@ -122,7 +115,7 @@ def _value(expression: str, names: Mapping[str, Any], option: str, hint: str) ->
         near = near_names(field.root, [n for n, v in names.items() if n[:1] != "_" and not callable(v)])
         raise OptionError(
             f"no variable {field.root!r} in this notebook",
-            have=", ".join(near) or "nothing of a near name",
+            have=", ".join(near) or "nothing with a similar name",
             hint=f"{option} {near[0]}" if near else hint,
             name=field.root,
         )

@@ -1,21 +1,21 @@
 """``%vlm_code``: the plain transformers program of the last answer, shown or written to a file.
 
-Neighbours: `vlm_magic.tasks.code` writes the program.
+Neighbours: `vlm_magic.tasks.code.program` writes the program.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from vlm_magic.errors import ConversationError, OptionError, shorten
+from vlm_magic.errors import ConversationError, OptionError
 from vlm_magic.messages import Engine, Exchange
+from vlm_magic.outputs.live_output import show_bundle
 from vlm_magic.session import Session
-from vlm_magic.shell.showing import show_bundle
+from vlm_magic.wording import list_words, shorten
 from vlm_magic.workspace import Workspace
 
-__all__ = ["show_code"]
+__all__ = ["last_answered", "show_code", "who_answered"]
 
 
 def show_code(workspace: Workspace, name: str | None, file: str) -> None:
@@ -23,16 +23,16 @@ def show_code(workspace: Workspace, name: str | None, file: str) -> None:
 
     Args:
         workspace: what is resident.
-        name: the conversation whose last turn it is; without one, the turn answered last in any.
+        name: the conversation whose last turn it is; without one, the one answered in last.
         file: where to write; "" shows it.
 
     Raises:
         ConversationError: nothing was asked yet. OptionError: no program, or the file cannot be written.
     """
-    from vlm_magic.tasks.code import program_of
+    from vlm_magic.tasks.code.program import program_of
 
-    session, exchange = _last(workspace, name)
-    engine: Any = _who_answered(workspace, exchange)
+    session, exchange = last_answered(workspace, name)
+    engine = who_answered(workspace, exchange)
     if not file:
         code = program_of(session, exchange, engine=engine)
         fence = "`" * (max((len(run) for run in re.findall("`+", code)), default=0) + 3)
@@ -49,23 +49,23 @@ def show_code(workspace: Workspace, name: str | None, file: str) -> None:
     print(f"{path}: python {path.name} gives the same answer without this package")
 
 
-def _last(workspace: Workspace, name: str | None) -> tuple[Session, Exchange]:
-    """The conversation's last turn, or the one answered last of all."""
-    if name is not None:
-        session = workspace.known_session(name)
-        turns = [(exchange, session) for exchange in session.conversation.exchanges[-1:]]
-    else:
-        known = list(workspace.sessions.values())
-        turns = [(exchange, session) for session in known for exchange in session.conversation.exchanges]
-    answered = [turn for turn in turns if turn[0].reply is not None]
+def last_answered(workspace: Workspace, name: str | None) -> tuple[Session, Exchange]:
+    """The last turn of this conversation; without a name, of the one that was answered in last."""
+    session = workspace.conversations.known_session(name)
+    answered = [turn for turn in session.conversation.exchanges if turn.reply is not None]
     if not answered:
-        raise ConversationError("nothing was answered yet", hint="%%vlm with a question, then %vlm_code")
-    exchange, session = max(answered, key=lambda turn: turn[0].answered_at)
-    return session, exchange
+        others = list_words(n for n, s in workspace.conversations.sessions.items() if len(s.conversation))
+        raise ConversationError(
+            f"nothing has been answered yet in conversation {session.conversation.name!r}",
+            have=f"turns in {others}" if others else "no turns yet",
+            hint="-c NAME" if others else "%%vlm with a question first",
+        )
+    if name is not None:
+        return session, answered[-1]
+    return session, max(answered, key=lambda turn: turn.answered_at)
 
 
-def _who_answered(workspace: Workspace, exchange: Exchange) -> Engine:
+def who_answered(workspace: Workspace, exchange: Exchange) -> Engine:
     """The engine that gave the answer, if it is still there; else the one in use."""
     model = exchange.reply.model if exchange.reply is not None else ""
-    found = [engine for engine in workspace.engines.values() if engine.name == model]
-    return found[-1] if found else workspace.engine()
+    return workspace.models.answering_as(model) or workspace.models.engine()
