@@ -6,13 +6,20 @@ import {
   applyMessage,
   completeName,
   countTokens,
+  hasLater,
   insertMark,
+  isForNotebook,
+  isThinking,
   isUnderWay,
   namePrefix,
   newState,
   openBlock,
   removeMark,
   setTurns,
+  streamStatus,
+  underWay,
+  waitingAtEnd,
+  waitingInLine,
 } from "../vlm_magic/outputs/static/state.mjs";
 
 const turn = (id, state = "waiting", more = {}) => ({ id, state, waiting: "Starting", ...more });
@@ -54,6 +61,23 @@ test("a snapshot in the middle of an answer goes on from there", () => {
   assert.equal(applyMessage(state, { type: "delta", id: "a", seq: 7, text: "old", n: 9 }).kind, "none");
   applyMessage(state, { type: "delta", id: "a", seq: 8, text: "3", n: 10 });
   assert.equal(state.turns.get("a").open, "23");
+});
+
+test("a thought grows apart from the answer, and is counted until the answer begins", () => {
+  const state = started();
+  const change = applyMessage(state, { type: "delta", id: "a", seq: 1, text: "", thought: "Is <b>", n: 2 });
+  assert.deepEqual([change.kind, change.text, change.thought], ["delta", "", "Is <b>"]);
+  applyMessage(state, { type: "delta", id: "a", seq: 2, text: "", thought: " it", n: 1200 });
+  const one = state.turns.get("a");
+  assert.deepEqual([one.thought, one.open, isThinking(one)], ["Is <b> it", "", true]);
+  assert.equal(streamStatus(one), "Thinking, 1,200 tokens so far");
+  applyMessage(state, { type: "delta", id: "a", seq: 3, text: "Red.", n: 1202 });
+  assert.deepEqual([one.thought, one.open, isThinking(one)], ["Is <b> it", "Red.", false]);
+  assert.equal(streamStatus(one), "1,202 tokens");
+  setTurns(state, [turn("a", "streaming", { stream: { seq: 4, html: "", text: "", thought: "Is", n: 1 } })]);
+  assert.equal(state.turns.get("a").thought, "Is");
+  setTurns(state, [turn("a", "done")]);
+  assert.equal(isThinking(state.turns.get("a")), false);
 });
 
 test("an answer ends with the rest that was not streamed", () => {
@@ -136,4 +160,50 @@ test("a name is completed inside a brace that the person opened", () => {
   assert.equal(namePrefix("{größe", 6), "größe");
   assert.deepEqual(completeName("see {ca now", 7, "ca", "cat"), { text: "see {cat} now", cursor: 9 });
   assert.deepEqual(completeName("see {ca}", 7, "ca", "cat"), { text: "see {cat}", cursor: 9 });
+});
+
+test("chords that do not edit text go on to the notebook", () => {
+  const key = (name, more = {}) => ({ key: name, ctrlKey: false, metaKey: false, altKey: false, ...more });
+  const chord = { ctrlKey: true };
+  for (const name of ["s", "S", "b", "1", "F5", "."]) {
+    assert.equal(isForNotebook(key(name, chord)), true, name);
+    assert.equal(isForNotebook(key(name, { metaKey: true })), true, name);
+    assert.equal(isForNotebook(key(name)), false, name);
+  }
+  for (const name of ["a", "C", "v", "x", "z", "y", "Enter", "Backspace", "ArrowLeft"]) {
+    assert.equal(isForNotebook(key(name, chord)), false, name);
+  }
+  assert.equal(isForNotebook(key("{", { ctrlKey: true, altKey: true })), false, "AltGr types signs");
+});
+
+test("the answer that Stop means is the one being made, not one that waits", () => {
+  const state = newState();
+  setTurns(state, [turn("a", "done"), turn("b"), turn("c", "streaming")]);
+  assert.equal(underWay(state).id, "c");
+  setTurns(state, [turn("a", "done"), turn("b"), turn("c")]);
+  assert.equal(underWay(state).id, "b");
+  setTurns(state, [turn("a", "done")]);
+  assert.equal(underWay(state), null);
+});
+
+test("only turns with others after them have later ones", () => {
+  const state = newState();
+  setTurns(state, [turn("a"), turn("b")]);
+  assert.deepEqual(["a", "b", "c"].map((id) => hasLater(state, id)), [true, false, false]);
+});
+
+test("questions wait in the order in which they will be answered", () => {
+  const state = newState();
+  const turns = [
+    turn("edited", "waiting", { ahead: 2 }),
+    turn("first", "streaming"),
+    turn("second", "waiting", { ahead: 1 }),
+    turn("done", "done"),
+    turn("newest", "waiting"),
+  ];
+  setTurns(state, turns);
+  assert.deepEqual(waitingInLine(state).map(({ id }) => id), ["second", "edited", "newest"]);
+  assert.deepEqual(waitingAtEnd(state), ["newest"], "the others stand among turns");
+  setTurns(state, [turn("alone")]);
+  assert.deepEqual(waitingInLine(state), [], "it is the one that is answered next");
 });

@@ -6,10 +6,15 @@ import os
 import signal
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from published import Published
+
+if TYPE_CHECKING:
+    from lab import Lab
 
 # A run that a script put into the background is deaf to interrupts, and so would be all its children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -27,6 +32,7 @@ os.environ.update(
     MPLBACKEND="agg",
     MPLCONFIGDIR=str(_HOME / "matplotlib"),
     TOKENIZERS_PARALLELISM="false",
+    VLM_MAGIC_COMPILE=os.environ.get("VLM_MAGIC_COMPILE", "no"),  # the tests of the kernel ask for it
     XDG_CACHE_HOME=str(_HOME / "cache"),
     XDG_CONFIG_HOME=str(_HOME / "config"),
     XDG_DATA_HOME=str(_HOME / "data"),
@@ -96,3 +102,31 @@ def no_socket_leaves_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
     monkeypatch.setattr(socket.socket, "sendto", sendto)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A JupyterLab for the tests of a file."""
+    from lab import running_lab
+
+    folder = tmp_path_factory.mktemp("lab") / "notebooks"
+    folder.mkdir()
+    with running_lab(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium for the tests of a file."""
+    from lab import running_browser
+
+    with running_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Published:
+    """What is displayed from now on, in place of the kernel's display."""
+    fake = Published()
+    monkeypatch.setattr("IPython.display.display", fake)
+    return fake

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +22,9 @@ from lab import (
     reads,
     run_all,
     run_cell,
-    running_browser,
     running_lab,
     save,
-    screenshot,
+    shoot,
     shows,
     wait_idle,
     write_notebook,
@@ -36,39 +33,18 @@ from panel_scenes import picture
 from programs import run_module
 from script_vectors import VECTOR_LIST
 
-from vlm_magic.outputs.saved import exchanges_in
+from vlm_magic.outputs.records import exchanges_in
 
 pytestmark = pytest.mark.browser
 
-SHOTS = Path(os.environ.get("VLM_MAGIC_SCREENSHOTS", "") or os.devnull)
 SETUP = "from panel_scenes import *"
 LONG = "ask('word ' * 4000, 1, tokens_per_s=20, parts=(Text('Tell me a story.'),));"
 CHAT = """first = question(1)
 first.reply, first.alternatives = reply(RICH), [reply("An **earlier** answer.")]
 second = question(2, Text("And which one is larger?"))
 second.reply, second.is_stale = reply("The circle is.", "length"), True
-answers = "A first answer. " * 20, "A second one.", "A third."
+answers = "A first answer. " * 200, "A second one.", "A third."
 chat = Chat(*answers, exchanges=(first, second), tokens_per_s=40)"""
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("lab") / "notebooks"
-    folder.mkdir()
-    with running_lab(folder) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running_browser() as running:
-        yield running
-
-
-def shoot(page: Any, name: str, selector: str = "") -> None:
-    """Keep a picture where somebody asked for pictures."""
-    if SHOTS.is_dir():
-        screenshot(page, SHOTS / f"{name}.png", selector)
 
 
 def shown(page: Any, selector: str) -> list[str]:
@@ -100,8 +76,11 @@ def test_an_answer_streams_is_stopped_and_is_there_tomorrow(lab: Lab, browser: A
         )
         wait_idle(page)
         panel = page.locator(".vlm-chat").first
-        for words in ("What changed between", "before, 640×480 px", "31 tokens/s", "starter"):
+        for words in ("What changed between (picture 1) and", "before, 640×480 px", "86 tokens", "starter"):
             shows(panel, words)
+        lacks(panel, "31 tokens/s")
+        panel.locator("details.vlm-proof summary").click()
+        shows(panel, "31 tokens/s · prompt 214 tokens (128 for pictures, 64 reused)")
         assert panel.locator("table td").count() == 6
         assert panel.locator("math msup").count() == 1
         assert panel.locator("pre .kn").count() == 2, "highlighted"
@@ -247,7 +226,7 @@ def test_a_person_talks_in_the_panel(lab: Lab, browser: Any) -> None:
         # A second message waits in line, visibly; Stop ends the first one only.
         page.keyboard.type("Next")
         page.keyboard.press("Enter")
-        page.wait_for_selector("text=Waiting for 1 answer before this one")
+        page.wait_for_selector(".vlm-queue >> text=1 question waits")
         shoot(page, "queued")
         page.locator(".vlm-exchange").nth(2).locator(".vlm-stop").click()
         page.wait_for_selector(".vlm-whole .vlm-stop", state="detached")
@@ -303,7 +282,7 @@ def test_what_a_model_writes_neither_runs_nor_fetches(lab: Lab, browser: Any) ->
             for start in range(0, len(VECTOR_LIST), 20)  # JupyterLab shows 50 outputs of a cell
         ),
         "from IPython.display import Markdown, display\n"
-        "from vlm_magic.outputs.markdown import to_safe_markdown\n"
+        "from vlm_magic.outputs.markdown.html import to_safe_markdown\n"
         "for vector in ['\\n\\n'.join(VECTOR_LIST), *VECTOR_LIST[:40]]:\n"
         "    display(Markdown(to_safe_markdown(vector)))\n",
         "for vector in VECTOR_LIST[40:]: display(Markdown(to_safe_markdown(vector)))",

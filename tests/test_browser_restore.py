@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +14,10 @@ from lab import (
     output_area,
     reads,
     run_cell,
-    running_browser,
     running_lab,
     save,
-    screenshot,
     set_cell,
+    shoot,
     shows,
     wait_idle,
     write_notebook,
@@ -27,7 +25,6 @@ from lab import (
 
 pytestmark = pytest.mark.browser
 
-SHOTS = Path(os.environ.get("VLM_MAGIC_SCREENSHOTS", "") or os.devnull)
 PATIENCE_MS = 180_000  # loading torch on two busy cores
 
 
@@ -40,17 +37,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with running_browser() as running:
-        yield running
-
-
-def shoot(page: Any, name: str, selector: str = "") -> None:
-    if SHOTS.is_dir():
-        screenshot(page, SHOTS / f"{name}.png", selector)
-
-
 def restart(page: Any) -> None:
     page.evaluate(
         "jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart().then(() => null)"
@@ -61,7 +47,7 @@ def restart(page: Any) -> None:
 def test_the_conversation_goes_on_after_a_restart_of_the_kernel(lab: Lab, browser: Any) -> None:
     """The picture's variable is gone; the starter sees the picture all the same, and is right about it."""
     draw = (
-        "from vlm_magic.starter.scenes import draw_scene\n"
+        "from vlm_magic.starter.making.world.scenes import draw_scene\n"
         "scene = draw_scene([('red', 'circle', 0.25, 0.3, 0.35), ('blue', 'square', 0.7, 0.7, 0.35)])"
     )
     write_notebook(
@@ -90,7 +76,7 @@ def test_the_conversation_goes_on_after_a_restart_of_the_kernel(lab: Lab, browse
         assert panel.locator(".vlm-pic img").evaluate("image => image.naturalWidth") > 0
         panel.locator(".vlm-composer .vlm-input").fill("What colour is the square?")
         page.keyboard.press("Enter")
-        page.wait_for_selector(".vlm-exchange >> nth=1 >> .vlm-proof", timeout=PATIENCE_MS)
+        page.wait_for_selector(".vlm-whole .vlm-exchange >> nth=1 >> .vlm-proof", timeout=PATIENCE_MS)
         turns = page.locator(".vlm-whole .vlm-exchange")
         shows(turns.nth(1).locator(".vlm-blocks"), "blue")
         page.set_viewport_size({"width": 1250, "height": 1100})
@@ -110,9 +96,9 @@ def test_the_conversation_goes_on_after_a_restart_of_the_kernel(lab: Lab, browse
 
 FAKE = """%load_ext vlm_magic
 import vlm_magic
-from fake_engine import FakeEngine
-engine = FakeEngine("one", "two", "one again", "two again", "three", seconds_per_token=0.2)
-vlm_magic.workspace.current().add_engine("fake", engine)
+from vlm_magic.testing import ScriptedEngine
+engine = ScriptedEngine("one", "two", "one again", "two again", "three", "four", seconds_per_token=0.2)
+vlm_magic.workspace.current().models.add("fake", engine)
 ticks = []
 def tick():
     ticks.append(1)
@@ -145,7 +131,10 @@ def test_a_click_brings_a_stale_cell_up_to_date_and_another_opens_everything(lab
         update.wait_for(state="detached")
         lacks(second, "stale")
         shows(second, "2/2")  # the earlier answer is still there
-        shows(second, "%vlm_chat saves this one as well")
+        save(page)  # what is seen is what is saved
+        outputs = json.loads((lab.folder / "stale.ipynb").read_text())["cells"][2]["outputs"]
+        assert "two again" in "".join(outputs[-1]["data"]["text/plain"])
+        assert "stale" not in "".join(outputs[-1]["data"]["text/plain"])
         run_cell(page, 3)
         # Its stored words were asked; nothing was evaluated, no variable bound anew.
         reads(output_area(page, 3), "1 two ['first, in other words', 'one again', 'Asked 1 times']")
@@ -158,4 +147,19 @@ def test_a_click_brings_a_stale_cell_up_to_date_and_another_opens_everything(lab
         page.keyboard.press("Enter")
         first.get_by_text("three", exact=True).wait_for()
         shoot(page, "opened", ".jp-Cell >> nth=1")
+
+        first.get_by_role("button", name="Show this cell's turn alone").click()
+        first.locator(".vlm-composer").wait_for(state="detached")
+        assert first.locator(".vlm-exchange").count() == 1
+        shows(first, "one again")
+        lacks(first, "Conversation main")
+        set_cell(page, 3, "%%vlm -c other\nElsewhere")
+        run_cell(page, 3)
+        other = cells.nth(3).locator(".vlm-chat")
+        for shown, name in ((first, "main"), (second, "main"), (other, "other")):
+            shows(shown.locator(".vlm-of"), f"Conversation {name}")
+        shoot(page, "named", ".jp-Cell >> nth=3")
+        first.get_by_role("button", name="Show the whole conversation").click()
+        first.get_by_text("three", exact=True).wait_for()
+        first.locator(".vlm-composer").wait_for()
         assert page.problems == []

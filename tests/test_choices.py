@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -15,29 +16,31 @@ import pandas as pd
 import pytest
 import tiny_models
 import torch
-from fake_engine import FakeEngine
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
+from spoken import said_log_probabilities
 
 import vlm_magic
 from vlm_magic import workspace
+from vlm_magic.choice_scores import compare, content_free
 from vlm_magic.conversation import Conversation
 from vlm_magic.errors import ContextLengthError, GenerationError, OptionError, PromptError, VLMError
-from vlm_magic.messages import Choice, Exchange, Picture, Reply, Settings, Text, Turn
-from vlm_magic.models import families
-from vlm_magic.models.choosing import compare, content_free
+from vlm_magic.messages import Choice, Exchange, Picture, Reply, Score, Settings, Text, Turn
+from vlm_magic.models.decoding.scoring import replies_ids
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.scoring import Score, replies_ids, reply_ids
-from vlm_magic.outputs.choices import choices_html, choices_markdown, choices_plain, percent
+from vlm_magic.models.prompts import token_ids
+from vlm_magic.models.prompts.prepare import prepare
 from vlm_magic.outputs.export import export_conversation
-from vlm_magic.outputs.saved import from_record, to_record
+from vlm_magic.outputs.records import from_record, to_record
+from vlm_magic.outputs.results.choices import choices_html, choices_markdown, choices_plain, percent
 from vlm_magic.outputs.transcript import exchange_bundle
 from vlm_magic.session import Session
-from vlm_magic.starter.palette import COLOURS
-from vlm_magic.starter.scenes import Scene, plan_scene
-from vlm_magic.tasks.calibration import calibrate
-from vlm_magic.tasks.choices import Choices, ChoiceSet
-from vlm_magic.tasks.classifying import Classified, classify
+from vlm_magic.starter.making.world.palette import COLOURS
+from vlm_magic.starter.making.world.scenes import Scene, plan_scene
+from vlm_magic.tasks.choices.calibration import calibrate
+from vlm_magic.tasks.choices.choices import Choices, ChoiceSet
+from vlm_magic.tasks.classify import Classified, classify
+from vlm_magic.testing import ScriptedEngine
 
 TEXTS = ("cat", "cats", "a quick brown fox", "Paris")
 """One begins another, and they differ in length."""
@@ -61,7 +64,7 @@ def tiny(request: pytest.FixtureRequest) -> LocalEngine:
 
 @pytest.fixture(scope="module")
 def starter() -> Iterator[LocalEngine]:
-    from vlm_magic.models.loading import load_model
+    from vlm_magic.models.checkpoints.loading import load_model
 
     engine = LocalEngine(load_model("starter"))
     yield engine
@@ -71,38 +74,15 @@ def starter() -> Iterator[LocalEngine]:
 # ---- the scores are right, on every family ---------------------------------------------------------------
 
 
-def plain_log_probability(engine: LocalEngine, turns: list[Turn], ids: list[int]) -> float:
-    """Summed by hand from one plain forward of transformers over prompt and choice, nothing reused."""
-    assert engine.loaded is not None
-    inputs = families.prepare(engine.loaded, turns, Settings()).inputs
-    n_prompt = inputs["input_ids"].shape[1]
-    tail = torch.tensor([ids])
-    whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], tail], dim=1)}
-    for name, value in inputs.items():
-        if name in ("image_attention_mask", "cross_attention_mask"):  # a new token sees what the last one saw
-            whole[name] = torch.cat([value, value[:, -1:].expand(-1, len(ids), *value.shape[2:])], dim=1)
-        elif name != "input_ids" and value.ndim == 2 and value.shape[1] == n_prompt:
-            more = torch.ones_like(tail) if name.endswith("attention_mask") else torch.zeros_like(tail)
-            whole[name] = torch.cat([value, more.to(value.dtype)], dim=1)
-    if engine.loaded.is_encoder_decoder:
-        first = tiny_models.first_of_decoder(engine.model)["decoder_input_ids"]
-        whole = {**inputs, "decoder_input_ids": torch.cat([first, tail], dim=1)}
-    with torch.inference_mode():
-        logits = engine.model(**whole).logits[0].double()  # (T, V)
-    total = 0.0
-    for n, token in enumerate(ids):
-        total += math.log(float(torch.softmax(logits[-len(ids) - 1 + n], dim=-1)[token]))
-    return total
-
-
-def test_log_probabilities_are_those_summed_by_hand_from_plain_forwards(tiny: LocalEngine) -> None:
+def test_log_probabilities_are_those_of_the_model_saying_the_choices_itself(tiny: LocalEngine) -> None:
     """On every family, with an empty store and with the prompt in it."""
     assert tiny.loaded is not None
+    at_once = Settings(think=False)  # choices are compared behind the thought of a model that has one
     for _ in range(2):
         reply = tiny.generate(question(), Settings(choices=TEXTS))
         for choice in reply.choices:
-            ids = reply_ids(tiny.loaded, question(), choice.text, Settings())
-            by_hand = plain_log_probability(tiny, question(), ids)
+            ids = replies_ids(tiny.loaded, question(), [choice.text], at_once)[0]
+            by_hand = math.fsum(said_log_probabilities(tiny.loaded, question(), ids))
             assert choice.log_probability == pytest.approx(by_hand, abs=2e-3)
             assert choice.n_tokens == len(ids)
         assert math.fsum(choice.probability for choice in reply.choices) == pytest.approx(1)
@@ -118,13 +98,13 @@ def test_a_reply_has_the_tokens_that_the_template_writes_in_a_conversation(name:
     """Prompt and reply together are the prompt of the finished turn: nothing is tokenized otherwise."""
     loaded = tiny_models.tiny(name)
     turns = question()
-    prompt = families.prepare(loaded, turns, Settings()).inputs["input_ids"][0].tolist()
+    prompt = prepare(loaded, turns, Settings()).inputs["input_ids"][0].tolist()
     for text in TEXTS:
-        ids = reply_ids(loaded, turns, text, Settings())
+        ids = replies_ids(loaded, turns, [text], Settings())[0]
         finished = [*turns, Turn("assistant", (Text(text),))]
-        whole = families.prepare(loaded, finished, Settings()).inputs["input_ids"][0].tolist()
+        whole = prepare(loaded, finished, Settings()).inputs["input_ids"][0].tolist()
         assert (prompt + ids)[:-1] == whole[: len(prompt) + len(ids) - 1]
-        assert ids[-1] in families.stop_token_ids(loaded, Settings())
+        assert ids[-1] in token_ids.stop_token_ids(loaded, Settings())
 
 
 def test_a_base_checkpoint_gets_a_blank_before_a_reply_and_the_end_of_the_line_after_it() -> None:
@@ -132,7 +112,7 @@ def test_a_base_checkpoint_gets_a_blank_before_a_reply_and_the_end_of_the_line_a
     loaded = tiny_models.tiny("idefics2-base")
 
     def spelled(words: str) -> str:
-        ids = reply_ids(loaded, question(words), "cat", Settings())
+        ids = replies_ids(loaded, question(words), ["cat"], Settings())[0]
         pieces = "".join(loaded.tokenizer.convert_ids_to_tokens(ids))
         return pieces.replace("▁", " ").replace("<0x0A>", "\n")
 
@@ -155,7 +135,7 @@ def test_single_tokens_are_decided_as_transformers_decides_them(starter: LocalEn
         scores = starter.score(turns, words, with_end=False)
         ids = [score.token_ids[0] for score in scores]
         assert all(len(score.token_ids) == 1 for score in scores)
-        inputs = families.prepare(loaded, turns, Settings()).inputs
+        inputs = prepare(loaded, turns, Settings()).inputs
         out = loaded.model.generate(
             **inputs,
             max_new_tokens=1,
@@ -179,7 +159,7 @@ def test_whole_sequences_are_decided_as_an_exhaustive_beam_search_decides_them(s
     turns = [Turn("user", (Picture(None, "s", scene.picture, "s3"), Text("What is it?")))]
     reply = starter.generate(turns, Settings(choices=words))
     ids = replies_ids(loaded, turns, words, Settings())
-    inputs = families.prepare(loaded, turns, Settings()).inputs
+    inputs = prepare(loaded, turns, Settings()).inputs
     n_prompt = inputs["input_ids"].shape[1]
 
     def allowed(_: int, so_far: torch.Tensor) -> list[int]:
@@ -269,6 +249,18 @@ def test_prior_scores_are_differences_to_a_grey_square(starter: LocalEngine) -> 
     assert any("grey" in note for note in prior.notes)
 
 
+def test_the_prior_keeps_examples_and_earlier_turns(starter: LocalEngine) -> None:
+    """Only the question's own picture is taken away: what stood before it stands before the grey square."""
+    before = [*question("What is it?", seed=3), Turn("assistant", (Text("a red circle"),))]
+    turns = [*before, *question("What colour is it?")]
+    assert content_free(turns)[:-1] == before
+    how = Settings(choices=("red", "dark blue"))
+    prior = starter.generate(turns, replace(how, normalize="prior"))
+    plain, grey = starter.generate(turns, how), starter.generate([*before, content_free(turns)[-1]], how)
+    for with_prior, alone, without in zip(prior.choices, plain.choices, grey.choices, strict=True):
+        assert with_prior.score == pytest.approx(alone.log_probability - without.log_probability, abs=1e-3)
+
+
 def test_choices_leave_the_next_answer_as_it_was(tiny: LocalEngine) -> None:
     """The store holds the prompt and nothing of the choices."""
     before = tiny.generate(question(), Settings(max_tokens=5)).token_ids
@@ -300,7 +292,8 @@ def test_a_stop_and_a_time_limit_leave_no_answer_and_a_working_engine(starter: L
 
 def test_a_model_that_samples_by_itself_compares_choices_all_the_same() -> None:
     """`--sampling` at the load is about words, not about choices."""
-    from vlm_magic.models.loading import LoadOptions, load_model
+    from vlm_magic.models.checkpoints.loading import load_model
+    from vlm_magic.models.load_options import LoadOptions
 
     engine = LocalEngine(load_model(tiny_models.folder_of("idefics3"), LoadOptions(sampling=True)))
     assert len(engine.generate(question(), Settings(choices=TEXTS)).choices) == 4
@@ -373,6 +366,13 @@ def test_choices_that_cannot_be_compared_are_a_short_error(given: object, part: 
 def test_settings_refuse_such_choices_as_well(wrong: Any) -> None:
     with pytest.raises(OptionError):
         Settings(choices=wrong)
+
+
+def test_quotes_around_all_choices_are_noticed() -> None:
+    """They make one choice of the whole list."""
+    with pytest.raises(OptionError, match="no quotes around all of them: red, green") as caught:
+        Settings(choices=("red, green",))
+    assert len(str(caught.value).splitlines()) == 3
 
 
 def test_choices_are_neither_drawn_nor_searched() -> None:
@@ -503,11 +503,11 @@ def test_a_chosen_answer_is_a_turn_like_any_other(starter: LocalEngine) -> None:
 
 
 def test_an_engine_that_cannot_score_says_so_before_anything_happens() -> None:
-    session = Session(FakeEngine())
+    session = Session(ScriptedEngine())
     with pytest.raises(OptionError, match="how likely"):
         session.ask("hi", choices=("a", "b"))
     with pytest.raises(OptionError, match="how likely"):
-        classify(FakeEngine(), Image.new("RGB", (8, 8)), ["a", "b"])
+        classify(ScriptedEngine(), Image.new("RGB", (8, 8)), ["a", "b"])
     assert len(session.conversation) == 0
 
 
@@ -529,7 +529,7 @@ def test_a_batch_chooses_as_one_by_one(starter: LocalEngine) -> None:
 def shell(starter: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     fresh = workspace.Workspace()
     monkeypatch.setattr(workspace, "_current", fresh)
-    fresh.add_engine("starter", starter)
+    fresh.models.add("starter", starter)
     shell = InteractiveShell()
     shell.run_line_magic("load_ext", "vlm_magic")
     shell.user_ns.update(
@@ -586,7 +586,7 @@ def test_a_cell_shows_a_bar_per_choice_and_keeps_the_turn(
     run(shell, "%vlm_history")
     assert "3 choices" in capsys.readouterr().out
     assert run(shell, "%vlm --choices yes,no Is there a circle in {photo}?") is None
-    first = workspace.current().session().conversation.exchanges[0].reply
+    first = workspace.current().conversations.session().conversation.exchanges[0].reply
     assert first is not None
     assert first.text == shell.user_ns["found"].best
 
@@ -613,7 +613,7 @@ def test_a_slip_is_three_lines_and_costs_nothing(
     shell: Any, line: str, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(shell, "%%vlm --choices colours -o found\nWhat colour is it? {photo}")
-    before = workspace.current().session().conversation.exchanges
+    before = workspace.current().conversations.session().conversation.exchanges
     kept = shell.user_ns["found"]
     capsys.readouterr()
     error = run(shell, f"%%vlm {line} -o found\nWhat colour is it? {{photo}}")
@@ -621,7 +621,7 @@ def test_a_slip_is_three_lines_and_costs_nothing(
     assert part in str(error)
     shown = capsys.readouterr()
     assert len((shown.out + shown.err).strip().splitlines()) <= 3
-    assert workspace.current().session().conversation.exchanges == before
+    assert workspace.current().conversations.session().conversation.exchanges == before
     assert shell.user_ns["found"] is kept
     assert run(shell, "%%vlm --choices colours\nWhat colour is it? {photo}") is None
 
@@ -629,7 +629,7 @@ def test_a_slip_is_three_lines_and_costs_nothing(
 def test_a_dry_run_with_choices_chooses_nothing(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(shell, "%%vlm --choices colours --dry-run\nWhat colour is it? {photo}") is None
     assert "tokens" in capsys.readouterr().out
-    assert len(workspace.current().session().conversation) == 0
+    assert len(workspace.current().conversations.session().conversation) == 0
 
 
 def test_without_a_picture_choices_work_as_well(shell: Any) -> None:
@@ -682,7 +682,49 @@ def test_many_pictures_come_in_many_forms(starter: LocalEngine, form: str) -> No
     found = classify(starter, forms[form], ["red", "blue"], "What colour is it?")
     assert isinstance(found, Classified)
     assert len(found) == 2
-    assert [row.name for row in found] == (["x", "y"] if form in ("series", "dict") else ["0", "1"])
+    assert [row.name for row in found] == (
+        ["x", "y"] if form in ("series", "dict") else ["picture[0]", "picture[1]"]
+    )
+
+
+def test_many_pictures_are_a_map_with_a_journal(starter: LocalEngine, tmp_path: Any) -> None:
+    """Asked in batches, kept in a file, found again with every number that was there."""
+    shown = scenes(6)
+    for n, scene in enumerate(shown):
+        scene.picture.save(tmp_path / f"{n}.png")
+    path = tmp_path / "rows.jsonl"
+
+    def ask() -> Classified:
+        found = classify(starter, str(tmp_path), list(COLOURS), "What colour is it?", journal=path)
+        assert isinstance(found, Classified)
+        return found
+
+    first, n_lines = ask(), len(path.read_text().splitlines())
+    again = ask()
+    assert [row.name for row in first] == [f"{n}.png" for n in range(6)]
+    assert len(path.read_text().splitlines()) == n_lines == 7
+    for fresh, kept, scene in zip(first, again, shown, strict=True):
+        assert fresh.outcome is not None
+        assert kept.outcome is not None
+        assert kept.outcome.log_probabilities == fresh.outcome.log_probabilities
+        assert kept.outcome.scores == fresh.outcome.scores
+        one = classify(starter, scene.picture, list(COLOURS), "What colour is it?")
+        assert isinstance(one, Choices)
+        assert fresh.outcome.best == one.best
+        assert fresh.outcome.probabilities == pytest.approx(one.probabilities, abs=1e-4)
+
+
+def test_words_of_a_question_are_literal_but_for_the_pictures_place(starter: LocalEngine) -> None:
+    """Braces and addresses in choices and questions are words, for one picture as for many."""
+    picture = scenes(1)[0].picture
+    words = 'Is {picture} {"a": 1} or {no_such_name} of https://example.org/a.png?'
+    one = classify(starter, picture, ["red", "{no_such_name}"], words)
+    many = classify(starter, [picture], ["red", "{no_such_name}"], words)
+    assert isinstance(one, Choices)
+    assert isinstance(many, Classified)
+    outcome = many.rows[0].outcome
+    assert outcome is not None
+    assert outcome.log_probabilities == pytest.approx(one.log_probabilities, abs=1e-3)
 
 
 def test_a_bad_picture_is_a_row_with_an_error(starter: LocalEngine) -> None:
@@ -716,7 +758,7 @@ def test_a_generator_that_raises_keeps_what_was_done(starter: LocalEngine) -> No
         (["good"], ["Red"], "'red'"),
         (["good"], ["red", "blue"], "more true labels"),
         (["good", "good"], ["red"], "1 true labels"),
-        (["good"], "red", "one truth"),
+        (["good"], "red", "one true label"),
     ],
 )
 def test_pictures_or_a_truth_that_do_not_fit_are_a_short_error(
@@ -817,7 +859,7 @@ N_QUESTIONS = 16
 
 def held_out(skill: str, n: int) -> dict[str, list[tuple[Turn, str]]]:
     """Questions on fresh scenes with their right answers, by the kind of answer."""
-    from vlm_magic.starter.evaluate import SKILLS
+    from vlm_magic.starter.making.evaluate import SKILLS
 
     build = next(each for each in SKILLS if each.name == skill).build
     found: dict[str, list[tuple[Turn, str]]] = {}
@@ -858,8 +900,12 @@ def test_the_starter_chooses_as_well_as_it_speaks_and_as_one_by_one(
                 if position < 3:  # by hand as well
                     assert starter.loaded is not None
                     by_hand = {
-                        choice: plain_log_probability(
-                            starter, [turn], reply_ids(starter.loaded, [turn], choice, Settings())
+                        choice: math.fsum(
+                            said_log_probabilities(
+                                starter.loaded,
+                                [turn],
+                                replies_ids(starter.loaded, [turn], [choice], Settings())[0],
+                            )
                         )
                         for choice in choices
                     }

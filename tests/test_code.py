@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from fake_engine import FakeEngine
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image, ImageDraw
 
@@ -22,11 +21,13 @@ import vlm_magic
 from vlm_magic import workspace
 from vlm_magic.errors import ConversationError, OptionError
 from vlm_magic.messages import Reply
+from vlm_magic.models.checkpoints.loading import load_model
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.loading import LoadOptions, load_model
-from vlm_magic.shell.coding import show_code
-from vlm_magic.tasks.code import program_of
-from vlm_magic.tasks.code_parts import literal, short_ids
+from vlm_magic.models.load_options import LoadOptions
+from vlm_magic.shell.calls.code import show_code
+from vlm_magic.tasks.code.parts import literal, short_ids
+from vlm_magic.tasks.code.program import program_of
+from vlm_magic.testing import ScriptedEngine
 
 RUNNER = """
 import json, sys
@@ -142,14 +143,15 @@ def test_programs_of_every_kind_of_family_give_the_same_tokens(
         check(said, reply)
 
 
-def test_how_a_model_was_loaded_is_in_its_program(tmp_path: Path) -> None:
-    """Numbers' type, attention and the pictures' budget."""
-    options = LoadOptions(dtype="bfloat16", attn="eager", splitting=False)
+@pytest.mark.parametrize(("dtype", "n_equal"), [("float32", 5), ("bfloat16", 3)])
+def test_how_a_model_was_loaded_is_in_its_program(tmp_path: Path, dtype: str, n_equal: int) -> None:
+    """Numbers' type, attention, the pictures' budget; all tokens are promised equal in float32 alone."""
+    options = LoadOptions(dtype=dtype, attn="eager", splitting=False)  # type: ignore[arg-type]
     engine = LocalEngine(load_model(tiny_models.folder_of("idefics3-tiles"), options))
     session = vlm_magic.Session(engine)
-    reply = session.ask(picture(), "What is it?", max_tokens=5)
+    reply = session.ask(picture(), "What is it?", max_tokens=n_equal)
     code = program_of(session, engine=engine, folder=tmp_path)
-    assert "dtype=torch.bfloat16" in code
+    assert f"dtype=torch.{dtype}" in code
     assert 'attn_implementation="eager"' in code
     assert "do_image_splitting = False" in code
     check(run(tmp_path, [code])[0], reply)
@@ -161,7 +163,7 @@ def test_what_has_no_program_is_said(starter: LocalEngine) -> None:
         program_of(session, engine=starter)
     session.ask("red or blue?", choices=("red", "blue"))
     with pytest.raises(OptionError, match="does not run here"):
-        program_of(vlm_magic.Session(starter, session.conversation), engine=FakeEngine())  # type: ignore[arg-type]
+        program_of(vlm_magic.Session(starter, session.conversation), engine=ScriptedEngine())  # type: ignore[arg-type]
 
 
 def test_a_turn_that_is_not_the_last_has_only_what_was_before_it(starter: LocalEngine) -> None:
@@ -195,7 +197,7 @@ def test_literals_are_python_that_means_the_same() -> None:
 def shell(starter: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     fresh = workspace.Workspace()
     monkeypatch.setattr(workspace, "_current", fresh)
-    fresh.add_engine("starter", starter)
+    fresh.models.add("starter", starter)
     shell = InteractiveShell()
     shell.run_line_magic("load_ext", "vlm_magic")
     shell.user_ns["scene"] = picture()
@@ -241,7 +243,7 @@ def test_the_magic_writes_a_file_with_its_pictures_beside_it(
 
 def test_the_program_can_be_had_in_plain_python(starter: LocalEngine, tmp_path: Path) -> None:
     found = workspace.Workspace()
-    found.add_engine("starter", starter)
-    found.session("a").ask("Hello")
+    found.models.add("starter", starter)
+    found.conversations.session("a").ask("Hello")
     show_code(found, "a", str(tmp_path / "a.py"))
     assert (tmp_path / "a.py").is_file()

@@ -63,3 +63,28 @@ def test_tab_never_raises_on_an_odd_object(shell: Any) -> None:
     shell.user_ns["cabbage"] = Odd()
     assert "cat" in tab(shell, "%%vlm\n{ca")
     del shell.user_ns["cabbage"]
+
+
+def test_names_of_conversations_models_and_variables_come_after_their_options(shell: Any) -> None:
+    """Pictures first where pictures are meant; types where a type is."""
+    from enum import Enum
+
+    from vlm_magic.testing import ScriptedEngine
+    from vlm_magic.workspace import current
+
+    workspace = current()
+    workspace.models.add("calm", ScriptedEngine())
+    workspace.conversations.session("cats")
+    shell.user_ns["Colour"] = Enum("Colour", "RED BLUE")
+    try:
+        assert tab(shell, "%%vlm -c ca") == ["cats"]
+        assert tab(shell, "%vlm_export -c ca") == ["cats"]
+        assert tab(shell, "%%vlm -m ca") == ["calm"]
+        assert tab(shell, "%vlm_unload ca") == ["calm"]
+        assert tab(shell, "%%vlm --map ca") == ["camera", "cat", "caption"]
+        assert tab(shell, "%%vlm --examples=ca") == ["camera", "cat", "caption"]
+        assert tab(shell, "%%vlm --choices ca") == ["camera", "cat", "caption"]
+        assert tab(shell, "%%vlm --type Co") == ["Colour"]
+    finally:
+        workspace.models.unload("calm")
+        workspace.conversations.sessions.pop("cats")

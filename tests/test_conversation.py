@@ -96,6 +96,15 @@ def test_a_shorter_loop_drops_the_turns_it_no_longer_makes() -> None:
     assert [(e.key, e.is_stale) for e in conversation] == [(("a", 0), False), (("b", 0), True)]
 
 
+def test_what_follows_the_first_of_several_dropped_turns_is_stale() -> None:
+    """Also what stood between them."""
+    conversation = Conversation()
+    for text, key in (("a0", ("a", 0)), ("b", ("b", 0)), ("a1", ("a", 1)), ("c", ("c", 0))):
+        say(conversation, text, key)
+    assert conversation.drop_where(lambda exchange: exchange.key in (("a", 0), ("a", 1))) == 2
+    assert [(e.key, e.is_stale) for e in conversation] == [(("b", 0), True), (("c", 0), True)]
+
+
 def test_a_fresh_start_begins_with_its_question_alone(three: Conversation) -> None:
     """The cell's own earlier answer stays as its alternative."""
     draft = three.draft((Text("b"),), Settings(), ("b", 0))
@@ -103,6 +112,15 @@ def test_a_fresh_start_begins_with_its_question_alone(three: Conversation) -> No
     done = three.commit(draft, Reply("again"), fresh=True)
     assert three.exchanges == (done,)
     assert [reply.text for reply in done.alternatives] == ["re b"]
+
+
+def test_a_fresh_start_again_replaces_its_own_turn_alone(three: Conversation) -> None:
+    """The turns after it stay and become stale, as for any other cell."""
+    draft = three.draft((Text("a2"),), Settings(), ("a", 0))
+    assert [turn.text for turn in three.turns_for(draft, fresh=True)] == ["a2"]
+    three.commit(draft, Reply("again"), fresh=True)
+    assert [e.parts[0].text for e in three] == ["a2", "b", "c"]  # type: ignore[union-attr]
+    assert [e.is_stale for e in three] == [False, True, True]
 
 
 def test_an_edit_takes_the_place_of_the_turn_it_replaces(three: Conversation) -> None:
@@ -200,6 +218,9 @@ def test_what_a_person_cleared_or_deleted_is_not_asked_for_again(three: Conversa
     other = Conversation()
     other.clear()
     assert other.is_settled
+    restored = Conversation()
+    restored.restore([earlier("a", 1, ("a", 0))])
+    assert restored.is_settled, "brought back once, it is not offered again"
 
 
 def test_for_a_lost_picture_the_model_is_shown_words() -> None:
@@ -212,3 +233,29 @@ def test_for_a_lost_picture_the_model_is_shown_words() -> None:
         "What is in [picture cat: no longer available]?", "A cat.", "Why?",
     ]  # fmt: skip
     assert conversation.exchanges[0].pictures == (lost,)
+
+
+@pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
+def test_a_copy_goes_its_own_way(how: str) -> None:
+    """Turns and pictures come along; who listens does not, and neither changes with the other."""
+    import copy
+    import pickle
+
+    from PIL import Image
+
+    ways = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda c: pickle.loads(pickle.dumps(c))}
+    conversation = Conversation("plants")
+    conversation.listeners.append(lambda: None)
+    picture = Picture((open_end for open_end in ()), "p", Image.new("RGB", (4, 4), "red"), "d")
+    first = conversation.draft((Text("What is "), picture), Settings(), ("cell", 0))
+    conversation.commit(first, Reply("A plant."))
+    other = ways[how](conversation)
+    assert (other.name, len(other), other.listeners) == ("plants", 1, [])
+    assert other.exchanges[0].pictures[0].rgb.getpixel((0, 0)) == (255, 0, 0)
+    assert other.exchanges[0].reply == Reply("A plant.")
+    second = other.draft((Text("And now?"),), Settings())
+    other.commit(second, Reply("Green."))
+    assert second.id not in {exchange.id for exchange in conversation}
+    assert (len(other), len(conversation)) == (2, 1)
+    other.exchanges[0].alternatives.append(Reply("No."))
+    assert conversation.exchanges[0].alternatives == []

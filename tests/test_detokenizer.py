@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_magic.models.detokenizer import Detokenizer
+from vlm_magic.models.decoding.detokenizer import Detokenizer
 
 
 class Bytes:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from tiny_models import folder_of
 
 from vlm_magic.errors import ContextLengthError, GenerationError, ModelError
 from vlm_magic.messages import Picture, Progress, Reply, Settings, Text, Turn
+from vlm_magic.models import resident
+from vlm_magic.models.checkpoints.loading import load_model
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.loading import load_model
+from vlm_magic.models.loaded import Loaded
+from vlm_magic.models.prompts import token_ids
+from vlm_magic.models.prompts.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +49,7 @@ def question(circle: Picture) -> list[Turn]:
 @pytest.fixture
 def endless(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
     """The same model without an end token: it talks until it is stopped."""
-    from vlm_magic.models import families
-
-    monkeypatch.setattr(families, "stop_token_ids", lambda loaded, settings: [])
+    monkeypatch.setattr(token_ids, "stop_token_ids", lambda loaded, settings: [])
     return engine
 
 
@@ -83,7 +88,7 @@ def test_the_figures_add_up(engine: LocalEngine, question: list[Turn]) -> None:
     assert reply.finish_reason == "stop"
     assert reply.n_new_tokens == len(reply.token_ids) + 1, "the end token is counted, not kept"
     assert 0 < reply.ttft_s <= reply.total_s
-    assert reply.tokens_per_s > 0
+    assert reply.tokens_per_s == pytest.approx((reply.n_new_tokens - 1) / (reply.total_s - reply.ttft_s))
     assert reply.model == "starter"
 
 
@@ -171,6 +176,22 @@ def test_sampling_is_repeatable_with_a_seed_and_leaves_the_seed_of_others_alone(
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_a_temperature_may_be_a_whole_number(engine: LocalEngine, question: list[Turn]) -> None:
+    whole, real = (engine.generate(question, Settings(temperature=t, seed=4)) for t in (2, 2.0))
+    assert whole.text == real.text
+
+
+def test_sampling_draws_from_all_tokens_unless_told_otherwise(
+    endless: LocalEngine, question: list[Turn]
+) -> None:
+    """So hot that all tokens are alike: transformers' own top_k would leave fifty of them."""
+    hot = Settings(temperature=1e4, max_tokens=1, seed=5)
+    drawn = {reply.token_ids for reply in endless.generate_several(question, 200, hot)}
+    assert len(drawn) > 100, "of 1,536 tokens, 200 draws repeat a dozen"
+    few = {reply.token_ids for reply in endless.generate_several(question, 200, replace(hot, top_k=3))}
+    assert len(few) == 3
+
+
 def test_the_checkpoints_own_sampling_defaults_are_used_on_request_only(
     endless: LocalEngine, question: list[Turn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,9 +210,21 @@ def test_the_checkpoints_own_sampling_defaults_are_used_on_request_only(
 
 def test_beams_give_the_best_of_the_plain_recipe(engine: LocalEngine, question: list[Turn]) -> None:
     """There is nothing to stream; the answer comes as one chunk."""
-    reply = engine.generate(question, Settings(beams=2, max_tokens=20))
-    assert reply.text
-    assert reply.finish_reason in ("stop", "length")
+    processor, model = engine.processor, engine.model
+    content = [
+        {"type": "text", "text": "Describe "},
+        {"type": "image"},
+        {"type": "text", "text": "."},
+    ]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(text=prompt, images=[question[0].pictures[0].rgb], return_tensors="pt")
+    with torch.no_grad():
+        ids = model.generate(**inputs, max_new_tokens=20, num_beams=3, do_sample=False)
+    plain = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    *before, last = engine.stream(question, Settings(beams=3, max_tokens=20))
+    assert last.reply is not None
+    assert last.reply.text == plain == "".join(chunk.text for chunk in before)
+    assert last.reply.tokens_per_s == 0, "no speed can be read off tokens that come at once"
 
 
 def test_forbidden_words_do_not_appear(engine: LocalEngine, question: list[Turn]) -> None:
@@ -260,13 +293,20 @@ def test_a_closed_engine_says_how_to_load_again(circle: Picture) -> None:
 def test_log_probabilities_come_on_request_and_agree_with_scoring(
     engine: LocalEngine, question: list[Turn]
 ) -> None:
-    """One for each token, of the distribution that it was chosen from."""
+    """One for each token: those of a plain forward over prompt and answer, and those of `score`."""
     reply = engine.generate(question, Settings(log_probabilities=True))
-    assert len(reply.log_probabilities) == len(reply.token_ids)
     assert engine.generate(question).log_probabilities == ()
+    assert engine.loaded is not None
+    inputs = prepare(engine.loaded, question, Settings()).inputs
+    ids = torch.cat([inputs["input_ids"], torch.tensor([reply.token_ids])], dim=1)
+    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.inference_mode():
+        logits = engine.model(**whole).logits[0, -len(reply.token_ids) - 1 : -1]  # (T, V)
+    expected = torch.log_softmax(logits.float(), dim=-1)[range(len(reply.token_ids)), list(reply.token_ids)]
+    assert reply.log_probabilities == pytest.approx(expected.tolist(), abs=1e-3)
     (score,) = engine.score(question, [reply.text], with_end=False)
-    if score.token_ids == reply.token_ids:
-        assert reply.log_probabilities == pytest.approx(score.token_log_probabilities, abs=1e-3)
+    assert score.token_ids == reply.token_ids, "the answer is tokenized as it was said"
+    assert reply.log_probabilities == pytest.approx(score.token_log_probabilities, abs=1e-3)
 
 
 def test_logits_processors_change_what_is_chosen(engine: LocalEngine, question: list[Turn]) -> None:
@@ -278,3 +318,40 @@ def test_logits_processors_change_what_is_chosen(engine: LocalEngine, question: 
     reply = engine.start(question, Settings(max_tokens=3), logits_processors=[forbid]).wait(20)
     assert reply is not None
     assert reply.token_ids[0] != first
+
+
+def test_an_engine_that_is_closed_while_it_is_away_stays_closed() -> None:
+    """Its worker ends, and bringing back what was put away brings nothing back."""
+    engine = LocalEngine(load_model("starter"), "away")
+    engine.generate([Turn("user", (Text("hello"),))], Settings(max_tokens=1))
+    assert engine.put_away() > 0
+    assert engine.close() == 0
+    engine.bring_back()
+    assert engine.is_closed
+    assert not any(thread.name == "vlm_magic away" for thread in threading.enumerate())
+    with pytest.raises(ModelError, match="was unloaded"):
+        engine.start([Turn("user", (Text("hello"),))])
+
+
+def test_an_engine_that_is_closed_while_it_comes_back_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LocalEngine(load_model("starter"), "away")
+    engine.put_away()
+
+    def load_meanwhile(*wanted: Any) -> Loaded:
+        loaded = load_model(*wanted)
+        engine.close()
+        return loaded
+
+    monkeypatch.setattr(resident, "load_model", load_meanwhile)
+    engine.bring_back()
+    assert engine.is_closed
+
+
+def test_what_a_checkpoint_has_to_say_of_a_picture_is_told_once() -> None:
+    """Whatever it is called: the remark comes from the checkpoint, not from the engine."""
+    loaded = replace(load_model(folder_of("llava")), remark_on=lambda images: f"{len(list(images))} seen")
+    engine = LocalEngine(loaded)
+    turns = [Turn("user", (Picture(None, "p", Image.new("RGB", (64, 48))), Text("what?")))]
+    replies = [engine.generate(turns, Settings(max_tokens=2)) for _ in range(2)]
+    assert ["1 seen" in reply.notes for reply in replies] == [True, False]
+    engine.close()

@@ -7,7 +7,8 @@ import inspect
 import pytest
 
 from vlm_magic import errors
-from vlm_magic.errors import PictureNotFoundError, VLMError, near_names, shorten
+from vlm_magic.errors import PictureNotFoundError, VLMError, near_names
+from vlm_magic.wording import shorten
 
 ALL = [
     kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,21 +13,21 @@ import pandas as pd
 import pytest
 import tiny_models
 import torch
-from fake_engine import FakeEngine
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from vlm_magic import workspace
 from vlm_magic.conversation import Conversation
-from vlm_magic.errors import ContextLengthError, VLMError
-from vlm_magic.messages import Exchange, Part, Picture, Reply, Settings, Text, Turn
+from vlm_magic.errors import ContextLengthError, PromptError, VLMError
+from vlm_magic.messages import Bill, Exchange, Part, Picture, Reply, Settings, Text, Turn
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.outputs.cards import examples_html, examples_text
-from vlm_magic.outputs.saved import from_record, to_record
+from vlm_magic.outputs.fragments import examples_html, examples_text
+from vlm_magic.outputs.records import from_record, to_record
 from vlm_magic.outputs.transcript import exchange_bundle
 from vlm_magic.session import Session
-from vlm_magic.starter.scenes import plan_scene
+from vlm_magic.starter.making.world.scenes import plan_scene
 from vlm_magic.tasks.examples import example_turns, fit_examples
+from vlm_magic.testing import ScriptedEngine
 
 RED, BLUE, GREEN = (Image.new("RGB", (32, 24), colour) for colour in ("red", "blue", "green"))
 
@@ -217,7 +217,7 @@ def test_it_is_said_how_many_such_examples_fit() -> None:
 
 def test_examples_that_do_not_fit_are_an_error_that_says_how_many_do() -> None:
     """That many fit, one more does not; none is dropped."""
-    engine = FakeEngine()  # a token a word and a picture, 4096 in all
+    engine = ScriptedEngine()  # a token a word and a picture, 4096 in all
     pairs = [(RED, "word " * 100)] * 60
     question = [Turn("user", (Text("Colour?"),))]
     with pytest.raises(ContextLengthError, match="60 examples") as caught:
@@ -233,7 +233,7 @@ def test_examples_that_do_not_fit_are_an_error_that_says_how_many_do() -> None:
 
 
 def test_examples_stand_before_the_whole_conversation_and_belong_to_their_question() -> None:
-    engine = FakeEngine("one", "two", "three", "four")
+    engine = ScriptedEngine("one", "two", "three", "four")
     session = Session(engine)
     session.ask("first")
     examples = example_turns(FRAME, prompt="Colour?")
@@ -293,7 +293,7 @@ def test_a_record_keeps_the_examples() -> None:
 
 @pytest.fixture(scope="module")
 def starter() -> Iterator[LocalEngine]:
-    from vlm_magic.models.loading import load_model
+    from vlm_magic.models.checkpoints.loading import load_model
 
     engine = LocalEngine(load_model("starter"))
     yield engine
@@ -304,7 +304,7 @@ def starter() -> Iterator[LocalEngine]:
 def shell(starter: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     fresh = workspace.Workspace()
     monkeypatch.setattr(workspace, "_current", fresh)
-    fresh.add_engine("starter", starter)
+    fresh.models.add("starter", starter)
     shell = InteractiveShell()
     shell.run_line_magic("load_ext", "vlm_magic")
     scenes = [plan_scene(Random(f"few {n}"), n_objects=1) for n in range(3)]
@@ -334,7 +334,7 @@ def test_a_cell_with_examples_says_how_many_fit_and_keeps_them_with_its_turn(
     out = capsys.readouterr().out
     assert "after 3 examples" in out
     assert "such would fit" in out
-    (exchange,) = workspace.current().session().conversation.exchanges
+    (exchange,) = workspace.current().conversations.session().conversation.exchanges
     assert len(exchange.examples) == 6
     assert exchange.examples[0].text == " What colour is it?"
     assert exchange.reply is not None
@@ -360,7 +360,7 @@ def test_a_slip_is_three_lines_and_costs_nothing(
     assert isinstance(error, VLMError)
     assert part in str(error)
     assert len((capsys.readouterr().out).strip().splitlines()) <= 3
-    assert len(workspace.current().session().conversation) == 0
+    assert len(workspace.current().conversations.session().conversation) == 0
     assert run(shell, "%%vlm\n{photo} What colour is it?") is None
 
 
@@ -383,3 +383,26 @@ def test_three_examples_fix_the_form_of_the_starters_answers(
     assert n_without == 0
     assert n_form >= 8
     assert n_right >= 7
+
+
+def test_two_columns_of_one_name_are_said_with_a_hint_that_works() -> None:
+    frame = pd.DataFrame([[RED, RED, "a"]], columns=["picture", "picture", "answer"])
+    with pytest.raises(PromptError, match="'picture' 2 times") as caught:
+        example_turns(frame)
+    assert len(example_turns(eval(caught.value.hint, {"frame": frame}))) == 2
+
+
+def test_a_tenth_of_the_context_is_left_for_the_answer() -> None:
+    """Or as much as the answer may have, where that is less: what just fits leaves nothing to say."""
+
+    class Small(ScriptedEngine):
+        def bill(self, turns: Sequence[Turn], settings: Settings | None = None) -> Bill:
+            n_tokens = sum(len(turn.text.split()) for turn in turns)
+            return Bill(n_tokens, (), 100, "")
+
+    question = [Turn("user", (Text("one two"),))]
+    shots = [Turn("user", (Text("word " * 46),)), Turn("assistant", (Text("word " * 46),))]
+    with pytest.raises(ContextLengthError, match="94 tokens") as caught:
+        fit_examples(Small(), shots, question)
+    assert "10 tokens left for the answer" in caught.value.have
+    assert fit_examples(Small(), shots, question, Settings(max_tokens=6)).n_tokens == 92

@@ -24,9 +24,9 @@ from vlm_magic.errors import (
     FetchTooLargeError,
     VLMError,
 )
-from vlm_magic.inputs import cache
-from vlm_magic.inputs.addresses import is_public
-from vlm_magic.inputs.fetch import fetch_picture_bytes, fetch_side_by_side
+from vlm_magic.inputs.download import disk_cache
+from vlm_magic.inputs.download.addresses import is_public
+from vlm_magic.inputs.download.fetch import fetch_picture_bytes, fetch_side_by_side
 from vlm_magic.inputs.limits import FetchLimits, PictureOptions
 from vlm_magic.inputs.pictures import to_pil
 from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
@@ -157,7 +157,7 @@ import sys
 sys.path[:0] = sys.argv[1:]
 import hostile_server
 from vlm_magic.errors import VLMError
-from vlm_magic.inputs.fetch import fetch_picture_bytes
+from vlm_magic.inputs.download.fetch import fetch_picture_bytes
 from vlm_magic.inputs.limits import FetchLimits
 
 def status(field):
@@ -512,13 +512,27 @@ def test_a_damaged_cache_is_fetched_again(server: HostileServer, limits: FetchLi
     assert len(server.asked) == 2
 
 
+def test_a_picture_that_was_changed_on_disk_is_fetched_again(
+    server: HostileServer, limits: FetchLimits
+) -> None:
+    """Of the same length, and still a picture: only its content tells."""
+    url = server.url("/good")
+    fetch_picture_bytes(url, limits=limits)
+    (kept,) = ((limits.cache_dir or Path()) / "pictures").iterdir()
+    data = bytearray(kept.read_bytes())
+    data[-20] ^= 1
+    kept.write_bytes(data)
+    assert fetch_picture_bytes(url, limits=limits) == PICTURE
+    assert len(server.asked) == 2
+
+
 def test_the_cache_keeps_within_its_bound_and_the_newest(tmp_path: Path) -> None:
-    limits = FetchLimits(cache_dir=tmp_path, cache_bytes=2500)
+    limits = FetchLimits(cache_dir=tmp_path, cache_bytes=2600)  # two pictures, five addresses
     for n in range(5):
-        cache.keep(f"http://h/{n}", bytes([n]) * 1000, 60, limits)
+        disk_cache.keep(f"http://h/{n}", bytes([n]) * 1000, 60, limits)
         for path in (tmp_path / "pictures").iterdir():
             os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 10))
-    kept = [n for n in range(5) if cache.cached_bytes(f"http://h/{n}", limits)]
+    kept = [n for n in range(5) if disk_cache.cached_bytes(f"http://h/{n}", limits)]
     assert kept == [3, 4]
 
 
@@ -528,8 +542,8 @@ def test_several_kernels_may_write_the_same_picture_at_once(tmp_path: Path) -> N
 
     def work() -> None:
         for n in range(60):
-            cache.keep(f"http://h/{n % 5}", bytes([n % 5]) * 9000, 60, limits)
-            found = cache.cached_bytes(f"http://h/{n % 5}", limits)
+            disk_cache.keep(f"http://h/{n % 5}", bytes([n % 5]) * 9000, 60, limits)
+            found = disk_cache.cached_bytes(f"http://h/{n % 5}", limits)
             if found not in (None, bytes([n % 5]) * 9000):
                 wrong.append(n)
 
@@ -552,8 +566,8 @@ def test_a_folder_that_cannot_be_written_only_costs_the_cache(
 
 def test_forgetting_empties_the_cache_and_says_how_much(server: HostileServer, limits: FetchLimits) -> None:
     fetch_picture_bytes(server.url("/good"), limits=limits)
-    assert cache.forget_downloads(limits) >= len(PICTURE)
-    assert cache.forget_downloads(limits) == 0
+    assert disk_cache.forget_downloads(limits) >= len(PICTURE)
+    assert disk_cache.forget_downloads(limits) == 0
     fetch_picture_bytes(server.url("/good"), limits=limits)
     assert len(server.asked) == 2
 
@@ -575,7 +589,7 @@ def test_forgetting_empties_the_cache_and_says_how_much(server: HostileServer, l
     ],
 )
 def test_the_server_says_how_long_a_picture_is_fresh(headers: dict[str, str], seconds: float) -> None:
-    assert cache.lifetime_s(headers) == seconds
+    assert disk_cache.lifetime_s(headers) == seconds
 
 
 # -- several at once ---------------------------------------------------------------------------
@@ -591,6 +605,30 @@ def test_the_urls_of_one_prompt_are_fetched_side_by_side_and_each_once(
     assert [part.name for part in parts if isinstance(part, Picture)] == colours
     assert len(server.asked) == 3
     assert server.most_at_once == 3
+
+
+def test_variables_that_hold_urls_are_fetched_side_by_side_under_the_same_limits(limits: FetchLimits) -> None:
+    options = PictureOptions(fetch=limits)
+    with hostile_server.running() as server:
+        urls = [server.url(f"/colour/{name}") for name in ("red", "green", "red")]
+        names = {"urls": urls, "url": urls[1], "page": server.url("/status/404")}
+        parts = resolve_parts(parse_prompt("{urls} and {url}"), names, options=options)
+        assert [part.name for part in parts if isinstance(part, Picture)] == [
+            "urls[0]",
+            "urls[1]",
+            "urls[2]",
+            "url",
+        ]
+        assert len(server.asked) == server.most_at_once == 2
+        with pytest.raises(FetchStatusError, match="404") as caught:
+            resolve_parts(parse_prompt("{page}"), names, options=options)
+        assert caught.value.hint.startswith("{page!s} for the text itself")
+        for text in ("{page!s}", "{text}"):
+            n_asked = len(server.asked)
+            resolve_parts(parse_prompt(text), {**names, "text": f"see {urls[0]}"}, options=options)
+            assert len(server.asked) == n_asked
+        with pytest.raises(FetchRefusedError, match=r"127\.0\.0\.1"):
+            resolve_parts(parse_prompt("{url}"), names)
 
 
 def test_pictures_made_from_urls_are_fetched_side_by_side_too(limits: FetchLimits) -> None:

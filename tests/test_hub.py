@@ -21,8 +21,9 @@ import json, sys
 import torch
 torch.set_num_threads(1)
 from vlm_magic.errors import VLMError
-from vlm_magic.models.estimate import estimate
-from vlm_magic.models.loading import LoadOptions, load_model
+from vlm_magic.models.checkpoints.estimate import estimate
+from vlm_magic.models.checkpoints.loading import load_model
+from vlm_magic.models.load_options import LoadOptions
 def tried(work):
     try:
         return work()

@@ -7,6 +7,7 @@ place that it names.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -21,7 +22,7 @@ import vlm_magic
 %load_ext vlm_magic
 %vlm_load starter --as judge
 %vlm_load starter --as model
-from vlm_magic.starter.scenes import draw_scene
+from vlm_magic.starter.making.world.scenes import draw_scene
 
 COLOURS = ["red", "blue", "green", "yellow"]
 SHAPES = ["circle", "square", "triangle"]
@@ -129,6 +130,7 @@ def test_pressing_the_button_again_and_again_loses_nothing(notebook: Notebook) -
     """The worker commits the words by itself, whatever happens to the cell that waits for them."""
     notebook.run(_IMPATIENT, "impatient")
     notebook.run("%vlm -m model --new Describe {picture}.", "pressed")
+    time.sleep(1)  # until all presses are over
     notebook.errors.clear()  # a later press may hit IPython while it shows the first one
     notebook.run("handle.remove()\n%vlm -m model -o more And now?", "goes-on")
     kept = notebook.run(

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from vlm_magic.errors import OptionError
-from vlm_magic.tasks import journal
-from vlm_magic.tasks.journal import FileJournal, Memory, Record, forget_maps, remembered
+from vlm_magic.tasks.map import journal
+from vlm_magic.tasks.map.journal import FileJournal, Memory, Record, forget_maps, remembered
+from vlm_magic.tasks.map.sources.source_key import Repeats
+from vlm_magic.tasks.map.table import MappedRow, table_of
 
 HEADER: dict[str, object] = {"prompt": "What is it?", "model": {"name": "a", "weights": "1"}, "settings": {}}
 
@@ -66,7 +69,7 @@ def test_half_a_line_is_stepped_over(tmp_path: Path, tail: bytes) -> None:
     with path.open("ab") as file:
         file.write(tail)
     second = FileJournal(path, HEADER)
-    assert (len(second), second.n_broken) == (1, 1)
+    assert len(second) == 1
     second.add(Record("k3", text="three"))
     second.close()
     third = FileJournal(path, HEADER)
@@ -81,7 +84,7 @@ def test_half_a_line_is_stepped_over(tmp_path: Path, tail: bytes) -> None:
         ({"prompt": "Where is it?"}, "another prompt"),
         ({"model": {"name": "b", "weights": "1"}}, "another model"),
         ({"model": {"name": "a", "weights": "2"}}, "another model"),
-        ({"settings": {"max_tokens": 5}}, "another settings"),
+        ({"settings": {"max_tokens": 5}}, "other settings"),
     ],
 )
 def test_a_journal_of_something_else_is_refused_and_left_alone(
@@ -102,7 +105,7 @@ def test_a_journal_of_something_else_is_refused_and_left_alone(
 def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path, content: str) -> None:
     path = tmp_path / "data.csv"
     path.write_text(content)
-    with pytest.raises(OptionError, match="no journal"):
+    with pytest.raises(OptionError, match="not a map's journal"):
         FileJournal(path, HEADER)
     assert path.read_text() == content
 
@@ -116,7 +119,7 @@ def test_two_runs_on_one_journal_are_refused(tmp_path: Path) -> None:
     first.close()
     code = (
         "import sys, time\n"
-        "from vlm_magic.tasks.journal import FileJournal\n"
+        "from vlm_magic.tasks.map.journal import FileJournal\n"
         f"held = FileJournal(sys.argv[1], {HEADER!r})\n"
         "print('held', flush=True); time.sleep(60)"
     )
@@ -146,6 +149,28 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         FileJournal(path, HEADER)
 
 
+def test_rows_of_this_run_are_in_the_file_and_not_in_memory(tmp_path: Path) -> None:
+    """A map of a hundred thousand rows keeps its table, and of a row's key a few bytes."""
+    run, repeats = FileJournal(tmp_path / "rows.jsonl", HEADER), Repeats()
+    tracemalloc.start()
+    try:
+        begun = tracemalloc.get_traced_memory()[0]
+        for n in range(5_000):
+            run.add(Record(f"{n:064x}", source=f"source:{n:032x}"))
+        written = tracemalloc.get_traced_memory()[0]
+        for n in range(5_000):
+            assert repeats.told_apart(f"{n:064x}") == f"{n:064x}"
+        told = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        run.close()
+    assert written - begun < 20 * 5_000
+    assert told - written < 130 * 5_000
+    assert repeats.told_apart(f"{7:064x}") == f"{7:064x}#2"
+    assert repeats.told_apart(f"{7:064x}") == f"{7:064x}#3"
+    assert len(lines_of(tmp_path / "rows.jsonl")) == 5_001
+
+
 def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
     """A line of which only a part could be written."""
     if not Path("/dev/full").exists():
@@ -173,3 +198,23 @@ def test_memory_keeps_answers_of_the_same_question_alone(monkeypatch: pytest.Mon
     assert isinstance(remembered(HEADER), Memory)
     assert remembered(HEADER).find("k1") is None
     forget_maps()
+
+
+def test_memory_forgets_the_map_that_was_not_asked_for_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that somebody works on stays, however old it is."""
+    forget_maps()
+    monkeypatch.setattr(journal, "_MAX_REMEMBERED", 2)
+    first, second, third = ({"prompt": words} for words in ("one", "two", "three"))
+    for header in (first, second):
+        remembered(header).add(Record("k", text=header["prompt"]))
+    remembered(first)
+    remembered(third)
+    assert remembered(first).find("k") == Record("k", text="one")
+    assert remembered(second).find("k") is None
+    forget_maps()
+
+
+def test_answers_that_are_lists_of_one_length_stay_one_cell_each() -> None:
+    answers = [[1, 2], [3, 4], [5, 6]]
+    rows = [MappedRow(n, n, f"{n}.png", answer) for n, answer in enumerate(answers)]
+    assert list(table_of(rows, has_choices=False, is_labelled=False).answer) == answers

@@ -123,7 +123,7 @@ class Kernel:
         """Each turn's answer, and whether it is stale."""
         shown = self.value(
             "[(e.reply.text, e.is_stale) for e in "
-            f"vlm_magic.workspace.current().sessions[{conversation!r}].conversation.exchanges]"
+            f"vlm_magic.workspace.current().conversations.sessions[{conversation!r}].conversation.exchanges]"
         )
         return eval(shown)  # a list of tuples that we printed ourselves
 
@@ -141,7 +141,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
 _FRESH = """
 import vlm_magic
 from vlm_magic import workspace
-from fake_engine import FakeEngine
+from vlm_magic.testing import ScriptedEngine
 %reload_ext vlm_magic
 vlm_magic.workspace._current.__init__()
 from PIL import Image
@@ -157,8 +157,8 @@ def fresh(kernel: Kernel) -> Kernel:
 
 def use_fake(kernel: Kernel, *replies: str, seconds_per_token: float = 0.0) -> None:
     ran = kernel.run(
-        f"engine = FakeEngine(*{replies!r}, seconds_per_token={seconds_per_token})\n"
-        "vlm_magic.workspace.current().add_engine('fake', engine)"
+        f"engine = ScriptedEngine(*{replies!r}, seconds_per_token={seconds_per_token})\n"
+        "vlm_magic.workspace.current().models.add('fake', engine)"
     )
     assert ran.error == ""
 
@@ -245,7 +245,7 @@ def test_interrupting_the_starter_keeps_its_words_and_the_model(fresh: Kernel) -
         "%vlm_load\n"
         "model = vlm_magic.engine().loaded.model\n"
         "hook = model.register_forward_pre_hook(lambda *_: time.sleep(0.3))\n"
-        "from vlm_magic.starter.scenes import draw_scene\n"
+        "from vlm_magic.starter.making.world.scenes import draw_scene\n"
         "scene = draw_scene([('red', 'circle', 0.2, 0.3, 0.3), ('blue', 'square', 0.7, 0.7, 0.3)])"
     )
     loaded = fresh.run(slow)

@@ -1,6 +1,7 @@
-"""Imports go only downstairs, and each heavy library is known in its own rooms alone.
+"""Imports go only downstairs, between rooms and inside them; each heavy library stays in its own rooms.
 
-Reads the imports with `ast`, also those inside functions; the tables here are the rule.
+Reads the imports with `ast`, also those inside functions and those that only a type checker sees; the tables
+here are the rule.
 """
 
 from __future__ import annotations
@@ -15,40 +16,105 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vlm_magic"
 
-GROUND = {"errors", "messages"}
-FIRST = {"inputs", "conversation", "models", "outputs"}
+GROUND = {"wording", "errors", "messages", "choice_scores", "work_queue", "uninterrupted"}
+FIRST = {"inputs", "conversation", "models", "remote", "outputs"}
 
 # A room -> the rooms it may import, itself aside. The package's own front (`vlm_magic/__init__.py`) is "".
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
-    "messages": {"errors"},
+    "wording": set(),
+    "errors": {"wording"},
+    "messages": {"wording", "errors"},
+    "uninterrupted": set(),
+    "work_queue": {"wording", "errors", "messages"},
+    "choice_scores": {"wording", "errors", "messages"},
     "inputs": GROUND,
     "conversation": GROUND,
+    "remote": GROUND,
     "models": GROUND | {"starter"},  # to find the weights
     "outputs": GROUND,
-    "session": GROUND | {"inputs", "conversation"},  # the engine comes in by its protocol
+    "explain": GROUND | {"models", "outputs"},  # asks engines by protocols, shows what it found
+    "session": GROUND | {"inputs", "conversation", "explain"},  # the engine comes in by its protocol
+    "testing": GROUND,
     "workspace": GROUND | FIRST | {"session"},
-    "tasks": GROUND | FIRST | {"session"},
-    "shell": GROUND | FIRST | {"session", "workspace", "tasks"},
-    "starter": {""},  # stands apart; it is measured through the front door
-    "": GROUND | FIRST | {"session", "workspace", "tasks", "shell"},
+    "tasks": GROUND | FIRST | {"session", "explain"},
+    "shell": GROUND | FIRST | {"session", "workspace", "tasks", "explain"},
+    "starter": {"", "errors", "wording"},  # stands apart; it is measured through the front door
+    "front": GROUND | FIRST | {"session", "workspace", "tasks"},
+    "": GROUND | FIRST | {"session", "tasks", "front", "shell", "explain", "starter"},
 }
+
+# Inside a room: its floors from the ground up. A module or sub-package imports those of lower floors, and
+# what stands beside it on its own floor stays unknown to it.
+FLOORS: dict[str, list[set[str]]] = {
+    "messages": [
+        {"parts", "said", "settings"},
+        {"replies"},
+        {"explained", "engines", "exchange"},
+        {"__init__"},
+    ],
+    "inputs": [
+        {"limits", "cell_text", "thumbnails", "disk_store", "excerpts"},
+        {"pixels"},
+        {"locate"},
+        {"download"},
+        {"readers"},
+        {"kinds"},
+        {"pictures"},
+        {"prompt", "parts", "picture_store"},
+    ],
+    "models": [
+        {"control_tokens", "load_options", "cache_size"},
+        {"loaded"},
+        {"memory", "identity", "cpu_threads", "cpu_numbers", "said_tokens"},
+        {"prompts"},
+        {"checkpoints", "caches"},
+        {"decoding"},
+        {"inside"},
+        {"resident"},
+        {"engine"},
+        {"lending"},
+    ],
+    "tasks": [
+        {"frames", "schemas", "code"},
+        {"examples"},
+        {"choices", "typed"},
+        {"forms", "compare"},
+        {"map"},
+        {"classify", "evaluate"},
+        {"training"},
+    ],
+    "shell": [
+        {"line", "interrupted", "notebook", "cells", "question_mark"},
+        {"options"},
+        {"completion"},
+        {"panels"},
+        {"chat", "reports"},
+        {"cell_panel"},
+        {"calls"},
+        {"magics"},
+    ],
+}
+MOST_MODULES = 12  # of one folder, its `__init__` aside
 
 # A library -> the places (rooms or files) that may import it. Type-only imports are free.
 MAY_USE: dict[str, set[str]] = {
     "IPython": {"shell", "outputs"},
     "ipykernel": {"shell"},
-    "anywidget": {"outputs/panel.py"},
-    "ipywidgets": {"outputs/panel.py"},
+    "anywidget": {"outputs/panel/widget.py", "outputs/panel/stop_bar.py"},
+    "ipywidgets": {"outputs/panel/widget.py"},
     "torch": {"models", "tasks", "starter"},
     "transformers": {"models", "tasks", "starter"},
     "accelerate": {"models"},
     "bitsandbytes": {"models"},
     "huggingface_hub": {"models"},
-    "requests": {"inputs", "models"},
-    "urllib3": {"inputs"},
-    "matplotlib": {"starter", "tasks/calibration.py"},
-    "pandas": {"tasks"},
+    "requests": {"inputs", "models", "remote"},
+    "urllib3": {"inputs", "remote"},
+    "matplotlib": {"starter", "tasks/choices/calibration.py", "inputs/pixels/colour_maps.py"},
+    "pandas": {"tasks", "explain"},
+    "dask": {"tasks/map/cluster/dask.py"},
+    "distributed": {"tasks/map/cluster/dask.py"},
+    "ray": {"tasks/map/cluster/ray.py"},
+    "fsspec": {"tasks/map/sources/cloud.py"},
     "llguidance": {"models"},
     "pydantic": {"tasks"},
 }
@@ -143,13 +209,38 @@ def test_outputs_know_only_the_display_side_of_ipython() -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("room", sorted(FLOORS))
+def test_inside_a_room_imports_go_only_downstairs(room: str) -> None:
+    floor_of = {name: n for n, names in enumerate(FLOORS[room]) for name in names}
+    wrong = []
+    for found in IMPORTS:
+        if found.room != room or found.target_room != room:
+            continue
+        here, there = found.file.split("/")[1].removesuffix(".py"), found.module.split(".")[2]
+        if here != there and floor_of[there] >= floor_of[here]:
+            wrong.append(str(found))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", sorted(FLOORS))
+def test_everything_in_a_room_with_floors_stands_on_one(room: str) -> None:
+    there = {path.stem for path in (PACKAGE / room).iterdir() if path.suffix == ".py" or _has_code(path)}
+    assert there - {"__init__"} == set().union(*FLOORS[room]) - {"__init__"}
+
+
+def _has_code(path: Path) -> bool:
+    return (path / "__init__.py").exists()
+
+
 def test_no_module_imports_itself_through_others() -> None:
-    """A circle of run-time imports, also of lazy ones inside functions, is a room in the wrong place."""
+    """A circle is a module in the wrong place, also one of lazy imports or of types alone."""
     graph: dict[str, set[str]] = {}
     for found in IMPORTS:
-        if found.target_room is not None and not found.is_type_only:
-            name = "vlm_magic." + found.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-            graph.setdefault(name.removesuffix(".__init__"), set()).add(found.module)
+        if found.target_room is not None:
+            name = "vlm_magic." + found.file.removesuffix(".py").replace("/", ".")
+            name = name.removesuffix(".__init__")
+            if found.module != name:
+                graph.setdefault(name, set()).add(found.module)
     circles = []
     for start, targets in graph.items():
         ahead, seen = [(n, (start, n)) for n in targets], set()
@@ -162,6 +253,17 @@ def test_no_module_imports_itself_through_others() -> None:
                 seen.add(name)
                 ahead += [(n, (*way, n)) for n in graph.get(name, ())]
     assert circles == []
+
+
+def test_no_folder_is_too_full_to_find_ones_way() -> None:
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    sizes = {
+        folder.relative_to(PACKAGE.parent).as_posix(): sum(
+            path.stem != "__init__" for path in folder.glob("*.py")
+        )
+        for folder in folders
+    }
+    assert {folder: n for folder, n in sizes.items() if n > MOST_MODULES} == {}
 
 
 def test_every_other_library_is_a_declared_dependency() -> None:
@@ -187,6 +289,8 @@ def test_every_other_library_is_a_declared_dependency() -> None:
         "ipywidgets": {"comm"},
         "pydantic": {"typing_extensions"},
         "requests": {"urllib3"},
+        "distributed": {"dask"},
+        "torch": {"fsspec"},
     }
     for holder, brought in brought_along.items():
         if holder in declared:

@@ -32,11 +32,16 @@ from vlm_magic.errors import (
     OutOfMemoryError,
 )
 from vlm_magic.messages import Picture, Settings, Text, Turn
-from vlm_magic.models import memory, planning
-from vlm_magic.models.estimate import estimate
-from vlm_magic.models.families import family_of, prepare
-from vlm_magic.models.loading import Loaded, LoadOptions, describe, load_model
-from vlm_magic.models.planning import make_plan
+from vlm_magic.models import memory
+from vlm_magic.models.checkpoints import plan
+from vlm_magic.models.checkpoints.estimate import estimate
+from vlm_magic.models.checkpoints.loading import describe, load_model
+from vlm_magic.models.checkpoints.plan import make_plan
+from vlm_magic.models.cpu_numbers import bfloat16_speedup
+from vlm_magic.models.load_options import LoadOptions
+from vlm_magic.models.loaded import Loaded
+from vlm_magic.models.prompts.families import family_of
+from vlm_magic.models.prompts.prepare import prepare
 from vlm_magic.workspace import Workspace
 
 torch.set_num_threads(1)
@@ -92,7 +97,7 @@ def test_loading_imports_no_library_that_was_not_asked_for() -> None:
         "import sys, torch\n"
         "from transformers import AutoModelForImageTextToText, AutoProcessor, AutoConfig\n"
         "before = set(sys.modules)\n"
-        "from vlm_magic.models.loading import load_model\n"
+        "from vlm_magic.models.checkpoints.loading import load_model\n"
         "load_model()\n"
         "heavy = {'bitsandbytes', 'peft', 'optimum', 'torchvision', 'torchao', 'matplotlib', 'IPython'}\n"
         "print(sorted(heavy & (set(sys.modules) - before)))\n"
@@ -174,7 +179,7 @@ def _text_only(folder: Path) -> Path:
 
 
 def test_a_model_for_text_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelKindError, match="does not look at pictures"):
+    with pytest.raises(ModelKindError, match="takes no pictures"):
         load_model(_text_only(tmp_path / "llama"))
 
 
@@ -291,12 +296,12 @@ def test_short_names_stand_for_long_ones() -> None:
 
 
 def test_options_are_refused_before_a_download(monkeypatch: pytest.MonkeyPatch, cached: str) -> None:
-    from vlm_magic.models import sources
+    from vlm_magic.models.checkpoints import hub
 
     def never(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("weights were asked for")
 
-    monkeypatch.setattr(sources, "fetch_weights", never)
+    monkeypatch.setattr(hub, "fetch_weights", never)
     for wrong in ({"device": "cuda:7"}, {"attn": "flash"}, {"quantize": "8bit", "device": "offload"}):
         with pytest.raises(OptionError):
             load_model(cached, LoadOptions(**wrong))  # type: ignore[arg-type]
@@ -310,6 +315,40 @@ def test_a_cpu_computes_in_what_is_asked_for_and_else_in_float32(wish: str, dtyp
     assert loaded.dtype == dtype
     assert next(loaded.model.parameters()).dtype == getattr(torch, dtype)
     assert len(answer(loaded)) == 2
+
+
+@pytest.mark.parametrize(
+    ("saved", "width", "speedup", "wish", "expected"),
+    [
+        ("bfloat16", 576, 2.9, {}, "bfloat16"),
+        ("bfloat16", 576, 0.2, {}, "float32"),
+        ("bfloat16", 128, 2.9, {}, "float32"),
+        ("float32", 576, 2.9, {}, "float32"),
+        ("bfloat16", 576, 2.9, {"dtype": "float32"}, "float32"),
+        ("bfloat16", 576, 2.9, {"quantize": "torchao-int8"}, "float32"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_only_where_it_was_measured_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    saved: str,
+    width: int,
+    speedup: float,
+    wish: dict[str, object],
+    expected: str,
+) -> None:
+    """Of checkpoints that were saved so, and no small ones: the starter says the same everywhere."""
+    monkeypatch.setattr(plan, "bfloat16_speedup", lambda: speedup)
+    config = AutoConfig.from_pretrained(folder_of("idefics3"))
+    config.dtype = saved
+    config.get_text_config().hidden_size = width
+    made = make_plan("x", config, family_of("idefics3"), LoadOptions(device="cpu", **wish))
+    assert made.dtype == expected
+    assert ("times as fast" in made.numbers_reason) == (expected == "bfloat16")
+
+
+def test_the_processor_is_asked_by_a_product_of_its_own() -> None:
+    assert 0.01 < bfloat16_speedup() < 100
+    assert bfloat16_speedup() == bfloat16_speedup(), "measured once"
 
 
 def test_a_device_that_is_not_here_is_refused_with_those_that_are() -> None:
@@ -352,7 +391,7 @@ def _config(name: str) -> Any:
     return AutoConfig.from_pretrained(folder_of(name))
 
 
-def _plan(name: str, **options: Any) -> planning.Plan:
+def _plan(name: str, **options: Any) -> plan.Plan:
     config = _config(name)
     return make_plan(name, config, family_of(config.model_type), LoadOptions(**options))
 
@@ -389,9 +428,9 @@ def test_flash_attention_is_taken_where_everything_is_there(monkeypatch: pytest.
 
 
 def test_a_model_too_big_for_one_gpu_is_spread_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlm_magic.models import loading
+    from vlm_magic.models.checkpoints import loading
 
-    source = loading.sources.find(folder_of("llava"), LoadOptions())
+    source = loading.hub.find(folder_of("llava"), LoadOptions())
     arguments = (source, _config("llava"), family_of("llava"))
     needed = estimate(folder_of("llava"), LoadOptions(dtype="bfloat16")).needed_bytes
     _gpus(monkeypatch, [needed * 2 // 3] * 2)
@@ -497,7 +536,7 @@ def test_every_family_answers_in_8_bits(name: str) -> None:
 
 
 def test_a_quantization_whose_package_is_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_is_installed", lambda module: module == "torchao")
+    monkeypatch.setattr(plan, "_is_installed", lambda module: module == "torchao")
     with pytest.raises(OptionError) as error:
         load_model(folder_of("llava"), LoadOptions(quantize="4bit"))
     assert error.value.hint == "pip install bitsandbytes"
@@ -537,7 +576,7 @@ def test_an_adapter_changes_what_the_model_says(adapter: Path) -> None:
 
 
 def test_an_adapter_that_is_none_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="is no adapter"):
+    with pytest.raises(ModelNotFoundError, match="is not an adapter"):
         load_model(folder_of("idefics3"), LoadOptions(adapter=str(tmp_path)))
     with pytest.raises(ModelNotFoundError, match="no adapter folder"):
         load_model(folder_of("idefics3"), LoadOptions(adapter=str(tmp_path / "none")))
@@ -557,7 +596,7 @@ def _cost(name: str, **options: Any) -> int:
     prepared = prepare(loaded, question(size=(96, 80)), Settings())
     with torch.inference_mode():
         loaded.model.generate(**prepared.inputs, max_new_tokens=1, do_sample=False)  # shapes still fit
-    return prepared.n_picture_tokens[0]
+    return prepared.picture_tokens[0]
 
 
 @pytest.mark.parametrize(
@@ -571,7 +610,7 @@ def test_splitting_cuts_pictures_into_tiles_or_not(name: str, off: int, on: int)
 @pytest.mark.parametrize(
     "name", ["idefics3-tiles", "smolvlm", "qwen2-vl", "qwen3-vl", "internvl", "idefics2-chatty"]
 )
-@pytest.mark.parametrize("n_tokens", [9, 12, 40])
+@pytest.mark.parametrize("n_tokens", [9, 12, 15, 17, 20, 25, 30, 33, 40, 63, 69])
 def test_picture_tokens_is_a_limit(name: str, n_tokens: int) -> None:
     assert 1 < _cost(name, picture_tokens=n_tokens) <= n_tokens
 
@@ -603,12 +642,15 @@ GREEDY = (
 )
 
 
-@pytest.mark.parametrize("template", [ENDLESS, GREEDY])
+QUICK = "{{ ('x' * 600000000) | length }}"  # done in no time, with more memory than it may take
+
+
+@pytest.mark.parametrize("template", [ENDLESS, GREEDY, QUICK])
 def test_a_template_that_takes_too_much_is_stopped_at_load(tmp_path: Path, template: str) -> None:
     folder = copy_of("idefics3", tmp_path / "copy")
     (folder / "chat_template.jinja").write_text(template)
     began = time.perf_counter()
-    with pytest.raises(ModelLoadError, match="does not come to an end"):
+    with pytest.raises(ModelLoadError, match="takes too long or too much memory"):
         load_model(folder)
     assert time.perf_counter() - began < 15
 
@@ -651,11 +693,11 @@ ASK = [Turn("user", (Text("What do we see?"),))]
 def _stopped_in_the_middle(workspace: Workspace, folder: Path, **options: Any) -> list[int]:
     """Load and have another thread stop it a third of the way; how many tensors were there each time."""
     seen: list[int] = []
-    reached, asked = threading.Event(), threading.Event()
+    reached, stopped, asked = threading.Event(), threading.Event(), threading.Event()
 
     def stop() -> None:
         reached.wait(60)
-        workspace.stop_load()
+        stopped.set()
         asked.set()
 
     def watch(stage: str, done: int, total: int) -> None:
@@ -668,7 +710,7 @@ def _stopped_in_the_middle(workspace: Workspace, folder: Path, **options: Any) -
     thread.start()
     try:
         with pytest.raises(ModelLoadError, match="was stopped"):
-            workspace.load(folder, on_progress=watch, **options)
+            workspace.models.load(folder, on_progress=watch, is_stopped=stopped.is_set, **options)
     finally:
         reached.set()
         thread.join()
@@ -680,14 +722,14 @@ def test_a_stop_from_another_thread_ends_a_load_between_shards_and_the_resident_
 ) -> None:
     """Within one tensor; nothing of the new model is kept, and a second try loads it."""
     workspace = Workspace()
-    resident = workspace.load(folder_of("llava"))
+    resident = workspace.models.load(folder_of("llava"))
     said = resident.generate(ASK, Settings(max_tokens=5)).token_ids
     n_tensors = len(tiny("idefics3").model.state_dict())
     seen = _stopped_in_the_middle(workspace, shards, replace=True)
     assert seen == list(range(n_tensors // 3 + 1))
-    assert workspace.engine() is resident
+    assert workspace.models.engine() is resident
     assert resident.generate(ASK, Settings(max_tokens=5)).token_ids == said
-    assert workspace.load(shards, replace=True).generate(ASK, Settings(max_tokens=5)).n_new_tokens > 0
+    assert workspace.models.load(shards, replace=True).generate(ASK, Settings(max_tokens=5)).n_new_tokens > 0
     assert resident.is_closed
 
 
@@ -696,7 +738,7 @@ def test_a_model_that_had_to_make_room_is_back_after_a_stop(
 ) -> None:
     """The memory's figure is made up, as if the two did not fit side by side; all else is real."""
     workspace = Workspace()
-    resident = workspace.load(folder_of("llava"))
+    resident = workspace.models.load(folder_of("llava"))
     said = resident.generate(ASK, Settings(max_tokens=5)).token_ids
     was_away: list[bool] = []
 
@@ -708,10 +750,55 @@ def test_a_model_that_had_to_make_room_is_back_after_a_stop(
     _stopped_in_the_middle(workspace, shards, replace=True)
     assert True in was_away
     assert not resident.is_closed
-    assert workspace.engine() is resident
+    assert workspace.models.engine() is resident
     assert resident.generate(ASK, Settings(max_tokens=5)).token_ids == said
 
 
 def test_no_bar_is_drawn(capfd: pytest.CaptureFixture[str]) -> None:
     load_model(folder_of("llava"))
     assert "Loading weights" not in capfd.readouterr().err
+
+
+# ---- packages that are not there ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "cohere2_vision", "inkling2", "kimi_k25", "lfm2_vl", "llama4", "minicpm_ocr", "minicpmv4_6",
+        "minimax_m3_vl", "mistral3", "mistral_large4", "molmo2", "muse_glimmer", "muse_spark",
+        "nemotron_h_omni", "perception_lm", "step3p7", "unlimited_ocr",
+    ],
+)  # fmt: skip
+def test_a_processor_that_needs_torchvision_says_so_by_its_name(tmp_path: Path, model_type: str) -> None:
+    """However long transformers' own words are, and wherever in them the name stands."""
+    from importlib.util import find_spec
+
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    from vlm_magic.models.checkpoints.processors import load_processor
+
+    if find_spec("torchvision") is not None:
+        pytest.skip("torchvision is installed here")
+    folder = copy_of("qwen2-vl", tmp_path / "copy")
+    names = IMAGE_PROCESSOR_MAPPING_NAMES[model_type]
+    kind = names.get("torchvision") if isinstance(names, dict) else next(filter(None, reversed(names)))
+    processor = {"processor_class": PROCESSOR_MAPPING_NAMES[model_type]}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**processor, "image_processor_type": kind}))
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(ModelLoadError, match="needs the package torchvision") as caught:
+        load_processor("it", folder, CONFIG_MAPPING[model_type](), family_of(model_type))
+    assert str(caught.value).endswith("pip install torchvision")
+
+
+def test_a_missing_package_is_found_in_any_wording() -> None:
+    from vlm_magic.models.checkpoints.packages import missing_package
+
+    said = ImportError("requires the TIMM library but it was not found in your environment. " + "x" * 500)
+    assert missing_package(ValueError("odd")) == ""
+    assert missing_package(ImportError("No module named 'torch'")) == ""  # it is there
+    wrapped = RuntimeError("something else")
+    wrapped.__cause__ = said
+    assert missing_package(wrapped) == "timm"

@@ -6,14 +6,15 @@ import re
 import time
 from html import unescape
 
+import markdown_it
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_vectors import VECTOR_LIST, live_things, render_with_html
 
-from vlm_magic.outputs.blocks import BlockSplitter, split_blocks
-from vlm_magic.outputs.markdown import clean_text, to_html, to_safe_markdown
-from vlm_magic.outputs.maths import to_mathml
+from vlm_magic.outputs.markdown.blocks import BlockSplitter, split_blocks
+from vlm_magic.outputs.markdown.html import clean_text, to_html, to_safe_markdown
+from vlm_magic.outputs.markdown.maths import to_mathml
 
 
 def test_the_detector_sees_what_these_vectors_do_without_us() -> None:
@@ -48,6 +49,15 @@ _FRAGMENTS = st.sampled_from(
 def test_any_mixture_is_inert_and_renders(text: str) -> None:
     assert live_things(to_html(text)) == []
     assert live_things(render_with_html(to_safe_markdown(text))) == []
+
+
+@pytest.mark.parametrize("vector", VECTOR_LIST)
+def test_what_a_hole_in_the_parser_lets_through_stops_at_the_second_wall(
+    vector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were Markdown rendered with HTML allowed, it would still be inert."""
+    monkeypatch.setattr(markdown_it.MarkdownIt, "render", lambda self, text, env: text)
+    assert live_things(to_html(f"second wall {vector}")) == []
 
 
 def test_what_models_write_is_rendered() -> None:
@@ -94,6 +104,36 @@ def test_a_formula_that_reaches_outside_stays_text() -> None:
 
 
 @pytest.mark.parametrize(
+    "markup",
+    [
+        "<math><script>alert(1)</script></math>",
+        "<math><mtext><img src='https://example.org/x.png'/></mtext></math>",
+        "<math><maction actiontype='statusline'><mi>x</mi></maction></math>",
+        "<svg onload='alert(1)'/>",
+        "<math>" + "<mrow>" * 61 + "</mrow>" * 61 + "</math>",
+    ],
+)
+def test_a_converter_is_not_trusted_with_elements(markup: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever comes out of it that is not on the list throws the whole formula back to code."""
+    import latex2mathml.converter
+
+    monkeypatch.setattr(latex2mathml.converter, "convert", lambda tex, display: markup)
+    assert to_mathml("a^2") == '<span class="vlm-math"><code>a^2</code></span>'
+
+
+def test_a_converter_is_not_trusted_with_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and values that are not on the list are left out; the formula stays."""
+    import latex2mathml.converter
+
+    markup = (
+        "<math display='block' onclick='a()' href='https://example.org'>"
+        "<mi style='color:red' mathvariant='bold' mathcolor='url(https://example.org)'>x</mi></math>"
+    )
+    monkeypatch.setattr(latex2mathml.converter, "convert", lambda tex, display: markup)
+    assert '<math display="block"><mi mathvariant="bold">x</mi></math>' in to_mathml("x")
+
+
+@pytest.mark.parametrize(
     "piece", ["[", "*", "_", "`", "$", "![", "[a](", "> ", "- ", "a\n\n", "|a|b\n|-|-\n", "\\("]
 )
 def test_a_megabyte_of_anything_takes_under_a_second(piece: str) -> None:
@@ -106,6 +146,17 @@ def test_a_megabyte_of_anything_takes_under_a_second(piece: str) -> None:
 
 def test_text_is_shown_without_what_no_page_can_show() -> None:
     assert clean_text("a\r\nb\x00\x1b[31m\ud800\u202e") == "a\nb��[31m��"
+
+
+@pytest.mark.parametrize(
+    "command", ["href", "url", "class", "style", "require", "text", "newcommand", "def", "input"]
+)
+def test_a_formula_of_saved_markdown_reaches_nowhere(command: str) -> None:
+    """A page may render it with commands of its own: it is shown as it stands, not as a formula."""
+    tex = rf"\{command}{{x}}{{y}}"
+    for text in (f"${tex}$", f"$$\n{tex}\n$$", f"a $b + {tex}$ c"):
+        assert "$" not in to_safe_markdown(text).replace("&#36;", "")
+    assert to_safe_markdown("$a^2$").strip() == "$a^2$"
 
 
 def test_safe_markdown_says_the_same() -> None:
@@ -196,3 +247,35 @@ def test_constructs_of_commonmark_are_rendered_and_stay_the_same_in_safe_markdow
 def _words(html: str) -> set[str]:
     """The words that a person reads on a page."""
     return set(re.findall(r"\w+", unescape(re.sub(r"<[^>]*>", " ", html))))
+
+
+def test_each_piece_of_a_block_with_right_to_left_script_has_its_own_direction() -> None:
+    """And a text without any has no such attribute."""
+    html = to_html("# כותרת\n\nשלום, world!\n\n- אחת\n- two\n\n| א | b |\n|---|---|\n| ג | 4 |\n\nplain")
+    for tag in ("p", "ul", "li", "th", "td"):
+        assert re.search(rf'<{tag}\b[^>]* dir="auto"', html), tag
+    assert html.endswith("<p>plain</p>\n")
+    assert "dir=" not in to_html("# Title\n\n- one\n\n| a |\n|---|\n| 1 |\n\n> quote")
+
+
+def test_brackets_are_marked_with_how_tall_they_have_to_be() -> None:
+    """Only where they stretch; a font that could does not stretch them once more."""
+    small, fraction, matrix = (
+        to_mathml(tex, display=True)
+        for tex in (
+            r"\left(a\right)",
+            r"\left(\frac{a}{b}\right)",
+            r"\begin{bmatrix}1\\2\\3\end{bmatrix} (x)",
+        )
+    )
+    assert "vlm-tall" not in small
+    assert re.findall(r'<mo class="(vlm-tall-\d+)" stretchy="false"[^>]*>(.)<', fraction) == [
+        ("vlm-tall-4", "("),
+        ("vlm-tall-4", ")"),
+    ]
+    assert re.findall(r'<mo( class="vlm-tall-8" stretchy="false")?[^>]*>([^<])<', matrix) == [
+        (' class="vlm-tall-8" stretchy="false"', "["),
+        (' class="vlm-tall-8" stretchy="false"', "]"),
+        ("", "("),
+        ("", ")"),
+    ]

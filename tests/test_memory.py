@@ -21,8 +21,9 @@ from tiny_models import TINY, build_large, build_wide_cache, folder_of, tiny
 
 from vlm_magic.errors import ModelKindError, OutOfMemoryError
 from vlm_magic.models import memory
-from vlm_magic.models.estimate import empty_model, estimate
-from vlm_magic.models.loading import LoadOptions, load_model
+from vlm_magic.models.checkpoints.estimate import empty_model, estimate
+from vlm_magic.models.checkpoints.loading import load_model
+from vlm_magic.models.load_options import LoadOptions
 
 torch.set_num_threads(1)
 QUANTIZATIONS = [None, "bnb-8bit", "bnb-4bit", "quanto-int8", "torchao-int8"]
@@ -51,6 +52,8 @@ def test_real_bytes_count_shared_storages_once() -> None:
     both = torch.nn.ModuleList([layer, torch.nn.Linear(10, 10, bias=False)])
     both[1].weight = layer.weight
     assert memory.real_bytes(both) == 400
+    both[1].weight = torch.nn.Parameter(layer.weight.data)
+    assert memory.real_bytes(both) == 400, "another parameter over the same numbers"
 
 
 def test_real_bytes_of_a_plain_model_are_what_transformers_says() -> None:
@@ -182,7 +185,8 @@ def test_free_memory_knows_this_process_s_own_limit() -> None:
 FIVE_ROUNDS = """
 import json, sys
 from vlm_magic.models import memory
-from vlm_magic.models.loading import LoadOptions, load_model
+from vlm_magic.models.checkpoints.loading import load_model
+from vlm_magic.models.load_options import LoadOptions
 
 # another type than the file's: truly copied
 options = LoadOptions(quantize=sys.argv[2] or None, dtype="float16")
@@ -266,6 +270,7 @@ def test_other_errors_are_not(error: BaseException) -> None:
 
 def test_our_error_keeps_the_cause_as_text_and_lets_the_tensors_go() -> None:
     watched: list[weakref.ref[Any]] = []
+    tracebacks: list[Any] = []
 
     def fail() -> None:
         tensor = torch.ones(1000)
@@ -277,6 +282,7 @@ def test_our_error_keeps_the_cause_as_text_and_lets_the_tensors_go() -> None:
         try:
             fail()
         except RuntimeError as error:
+            tracebacks.append(error.__traceback__)  # as IPython keeps that of the last error
             failure = memory.out_of_memory(error, what="it ran out of memory")
         raise failure
 
@@ -298,7 +304,8 @@ from vlm_magic.errors import OutOfMemoryError
 from vlm_magic.messages import Picture, Settings, Text, Turn
 from vlm_magic.models import memory
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.loading import LoadOptions, load_model
+from vlm_magic.models.checkpoints.loading import load_model
+from vlm_magic.models.load_options import LoadOptions
 
 large = sys.argv[1]
 engine = LocalEngine(load_model(sys.argv[2]))
@@ -350,8 +357,8 @@ threading.stack_size(512 * 1024)  # what threads reserve counts against the limi
 from PIL import Image
 from vlm_magic.messages import Settings
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.loading import load_model
-from vlm_magic.tasks.mapping import PictureMap
+from vlm_magic.models.checkpoints.loading import load_model
+from vlm_magic.tasks.map.mapping import PictureMap
 
 engine = LocalEngine(load_model(sys.argv[1]))
 pictures = [Image.new("RGB", (96, 96), (n, 100, 255 - n)) for n in range(64)]

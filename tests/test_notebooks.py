@@ -23,6 +23,7 @@ TRUTH = {
         ("What colour is the square?", r"(It is |The square is )?blue\b"),
         ("Is there a star?", r"no\b|There is no star"),
         ("Which picture has more shapes", r"(the )?first\b"),
+        ("Which shape is this", r"(a purple )?circle|A purple circle\."),  # wrong, and the text says so
     ],
     "01_tasks.ipynb": [
         ("What colour is it?", r"green\b"),
@@ -41,6 +42,42 @@ TRUTH = {
         ("Which bar is the tallest", "the blue bar"),
         ("Where is the triangle", "There is no triangle."),
     ],
+    "course_0_start_here.ipynb": [("What is in", r"A red circle\.")],
+    "course_1_pixels_to_tokens.ipynb": [
+        ("What is in [picture: scene", r"(?=.*red circle)(?=.*green triangle)(?=.*blue square)"),
+        ("What is in [picture: part", r"A red circle\."),
+        ("What shape is the red thing in [picture: wide", r"(?!circle)"),  # what it is shown is no circle
+    ],
+    "course_2_prompt_is_a_script.ipynb": [
+        # Asked, and asked again by a text that speaks for both sides on purpose.
+        ("[picture: photo, 240×240 px, 39 tokens] What colour is it?", r"green$|red<end_of_utterance>\n"),
+        ("[after 2 examples", r"An image of a green triangle\. Fun fact: I like it\."),
+    ],
+    "course_3_one_word_at_a_time.ipynb": [
+        ("What colour is the circle in [picture: scene", r"(?!red)"),  # which was forbidden
+    ],
+    "course_4_what_it_remembers.ipynb": [],
+    "course_5_what_it_hangs_on.ipynb": [
+        ("What shape is the blue thing in", "square"),
+        ("Is there a star?", "no"),
+        ("What colour is the background", "white"),
+    ],
+    "course_6_right_and_sure.ipynb": [],
+    "course_7_teach_it.ipynb": [
+        ("What shape is it? [picture: unseen", r"(?!.*heart)"),  # before the lesson
+        ("[picture: unseen", r"heart$"),
+    ],
+    "course_8_smaller_bigger_elsewhere.ipynb": [
+        ("What is in", r"(?=.*red circle)(?=.*green triangle)(?=.*blue square)"),
+    ],
+    "course_9_jobs_of_the_guides.ipynb": [
+        ("[picture: photo, 240×240 px, 39 tokens]", r"(?=.*red circle)(?=.*blue square)"),
+        ("[after 2 examples", r"An image of a red circle\. Fun fact: I like it\."),
+        ("Where is the square", "in the bottom right"),
+        ("Write a short story", r"(?=.*red circle)(?=.*blue square)"),
+        ("And here is another one", "the first"),
+        ("How many circles are in the first", r"1|one"),
+    ],
 }
 
 # What cells without a transcript show: results of choices and types, the score of a map, a comparison.
@@ -51,8 +88,54 @@ RESULTS = {
         r"^100% right$",
         r"examples 2 .*\n.* image ",
     ],
+    "course_1_pixels_to_tokens.ipynb": [
+        r"^50 tokens, 39 of them for 1 picture",
+        r"^ 80 pixels across: A red circle\.$",
+        r"^ 10 pixels across: (?!A red circle)",
+    ],
+    "course_2_prompt_is_a_script.ipynb": [
+        r"^Assistant: green<end_of_utterance>\nUser: And what shape\?",
+        r"^special_tokens=False: 86 tokens\nspecial_tokens=True: 64 tokens$",
+    ],
+    "course_3_one_word_at_a_time.ipynb": [r"^' circle' .*likeliest: ' circle'", r"^\[80, 160, 250, 340\]$"],
+    "course_4_what_it_remembers.ipynb": [
+        r"^turn 8: 160 tokens in the prompt, 146 kept, 14 computed   the blue square$",
+        r"^tokens computed in all: 845 from nothing, ",
+        r"^5,120 bytes a token",
+    ],
+    "course_5_what_it_hangs_on.ipynb": [
+        r"^without the circle +square$",
+        r"Needed: without this part \(lower right\) it says",
+        r"^No single part decides",
+        r"^the peak touches an object in 1[012] of 12 scenes; hiding it changes the answer in [0-3]$",
+        r"^no single part decides: 1[012] of 12 scenes$",
+        r"It needed the picture",
+    ],
+    "course_6_right_and_sure.ipynb": [
+        r"^0\.0 % right \(0 of 60; 95 % interval 0\.0 to 6\.0 %\)$",
+        r"^60\.0 % right \(36 of 60; 95 % interval 47\.4 to 71\.4 %\)$",
+        r"^wrong: 24 answers, mean confidence (9\d|100) %$",
+    ],
+    "course_7_teach_it.ipynb": [
+        r"^2 of \d\d tokens are learned|^\d of \d\d tokens are learned",
+        r"^new: 0 of 8 right before, 8 after$",
+        r"^on:  heart$",
+        r"^it says now: \{'heart'",
+    ],
+    "course_8_smaller_bigger_elsewhere.ipynb": [
+        r"^ 4 bits:  1\.5 GB$",
+        r"^full  100\.0 % right",
+        r"^nothing answers at 127\.0\.0\.1:9$",
+    ],
+    "course_9_jobs_of_the_guides.ipynb": [
+        r"^'in the bottom right'$",
+        r"^\('circle', 1\.0\)$",
+        r"^\['red', 'green', 'blue', 'black'\]$",
+        r"^\['A', ' red', ' circle'",
+    ],
 }
 
+REFERENCE = [path for path in NOTEBOOKS if path.name.startswith("0")]  # the course runs once, to save time
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
 
@@ -65,13 +148,14 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
     return [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
 
 
+TRANSCRIPT = re.compile(r'class="vlm [\w ]*\bvlm-transcript\b')
+
+
 def transcripts(path: Path, kind: str = "text/plain") -> list[str]:
     """The shown answers, one text for each output that is a transcript."""
     bundles = [output.get("data", {}) for cell in code_cells(path) for output in cell["outputs"]]
     return [
-        "".join(bundle[kind])
-        for bundle in bundles
-        if 'class="vlm vlm-transcript' in "".join(bundle.get("text/html", ""))
+        "".join(bundle[kind]) for bundle in bundles if TRANSCRIPT.search("".join(bundle.get("text/html", "")))
     ]
 
 
@@ -83,10 +167,17 @@ def answers(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _fonts_are_known() -> None:
+    """A cache of fonts is built once in a new home, which a cell would say when it takes seconds."""
+    import matplotlib.font_manager  # noqa: F401
+
+
 def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """``python -m …`` as a person would; kernels find the package of this checkout."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "PYTEST_ADDOPTS": ""}
+    environment.pop("MPLBACKEND", None)  # a kernel shows figures in its notebook
     done = run_module(*command, folder=folder, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -138,7 +229,7 @@ def test_a_fresh_run_gives_the_saved_outputs(path: Path) -> None:
     )
 
 
-@every_notebook
+@pytest.mark.parametrize("path", REFERENCE, ids=lambda path: path.name)
 def test_jupyter_execute_gives_the_same_answers(path: Path, tmp_path: Path) -> None:
     """And nbconvert shows them on a page with their thumbnails, where no kernel and no widget runs."""
     copy = tmp_path / path.name
@@ -147,10 +238,28 @@ def test_jupyter_execute_gives_the_same_answers(path: Path, tmp_path: Path) -> N
     assert answers(copy) == answers(path)
     run("jupyter", "nbconvert", "--to", "html", copy.name, folder=tmp_path)
     page = copy.with_suffix(".html").read_text(encoding="utf-8")
-    assert page.count('class="vlm vlm-transcript') == len(transcripts(path))
+    assert len(TRANSCRIPT.findall(page)) == len(transcripts(path))
     assert len(re.findall(r'<img [^>]*src="data:image/\w+;base64,', page)) >= len(answers(path)) // 2
     for _, answer in answers(path):
         assert answer.splitlines()[0] in page
+
+
+def test_the_course_is_reached_from_its_index_and_each_part_from_the_next() -> None:
+    """Every link of a notebook leads to one that is there, and the README names them all."""
+    names = {path.name for path in NOTEBOOKS}
+    links = {
+        path.name: set(re.findall(r"\]\(([\w.-]+\.ipynb)\)", path.read_text(encoding="utf-8")))
+        for path in NOTEBOOKS
+    }
+    assert set().union(*links.values()) <= names
+    assert links["course_0_start_here.ipynb"] == names - {"course_0_start_here.ipynb"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in sorted(name for name in names if name.startswith("course_")):
+        assert name in readme
+        assert (
+            "<details>" in (text := (ROOT / "notebooks" / name).read_text(encoding="utf-8")) or "_0_" in name
+        )
+        assert text.count("**Predict.**") >= 3 or "_0_" in name
 
 
 def test_papermill_fills_in_a_parameter_and_the_answer_follows(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
@@ -14,15 +15,19 @@ from typing import Any
 
 import pytest
 from panel_scenes import RICH, picture, question, reply, thumbnail
+from PIL import Image
+from published import Published
 
+from vlm_magic.inputs.pictures import to_picture
 from vlm_magic.messages import Chunk, Exchange, Picture, Progress, Text
+from vlm_magic.outputs.answer_views import AnswerView, PanelView, PlainView, TerminalView, choose_view
 from vlm_magic.outputs.chat import ChatView
-from vlm_magic.outputs.drafts import marked_text, parts_of_draft, split_marks
-from vlm_magic.outputs.markdown import to_html
-from vlm_magic.outputs.page import page_code, page_style
-from vlm_magic.outputs.panel import ChatPanel
-from vlm_magic.outputs.stream import AnswerStream
-from vlm_magic.outputs.views import AnswerView, PanelView, PlainView, TerminalView, choose_view
+from vlm_magic.outputs.markdown.html import to_html
+from vlm_magic.outputs.panel.composer import Typed, marked_text, parts_of_draft, split_marks
+from vlm_magic.outputs.panel.page import page_code, page_style
+from vlm_magic.outputs.panel.shown_pictures import part_of
+from vlm_magic.outputs.panel.stream import AnswerStream
+from vlm_magic.outputs.panel.widget import ChatPanel
 
 
 class Heard(ChatPanel):
@@ -55,10 +60,11 @@ def replayed(messages: list[dict[str, Any]]) -> str:
     return html + text
 
 
-def test_its_text_is_a_constant_and_its_output_is_the_widget_alone() -> None:
+def test_its_text_is_a_constant_and_its_output_is_the_widget_alone(published: Published) -> None:
     panel = ChatPanel()
+    panel.show()
     assert repr(panel) == "vlm chat panel"
-    assert list(panel.view_bundle()) == ["application/vnd.jupyter.widget-view+json"]
+    assert list(published.outputs[0][0]) == ["application/vnd.jupyter.widget-view+json"]
 
 
 def test_the_page_is_one_module_that_asks_nobody_for_anything() -> None:
@@ -182,7 +188,9 @@ def test_a_page_that_is_up_to_date_gets_nothing_again() -> None:
     panel = Heard(exchanges=[question()])
     panel.hear({"type": "ready", "known": [["x1", "waiting"]]})
     assert panel.sent == []
-    assert panel.get_state()["turns"][0]["question"].startswith("What changed")
+    assert panel.get_state()["turns"][0]["question"].startswith(
+        '<div class="vlm-words" dir="auto">What changed'
+    )
 
 
 def test_a_remark_waits_for_the_page() -> None:
@@ -235,10 +243,37 @@ def test_a_click_on_a_thumbnail_brings_the_full_picture() -> None:
     panel = Heard(exchanges=[question(1, picture(size=(4000, 1000)))], thumbnail=thumbnail)
     panel.hear({"type": "picture", "id": "x1", "index": 0})
     (message,) = panel.of_type("picture")
-    assert message["buffers"][0].startswith(b"\x89PNG")
+    sent = Image.open(io.BytesIO(message["buffers"][0]))
+    assert (sent.format, sent.size) == ("PNG", (2048, 512)), "no larger than a screen shows"
     for index in (-1, 1, 99):
         panel.hear({"type": "picture", "id": "x1", "index": index})
     assert len(panel.of_type("picture")) == 1
+
+
+def test_a_marked_part_is_cut_out_of_the_full_picture() -> None:
+    """Its name says where it lies, rows first; where no pixel lies in it there is no picture."""
+    exchange = question(1, picture("scene", size=(4000, 1000)))
+    panel, actions = Heard("chat", exchanges=[exchange]), []
+    panel.on_action(actions.append, ("send",))
+    marks = [
+        {"n": 1, "of": ["x1", 0]},
+        {"n": 2, "of": ["x1", 0], "region": [3900, 10, 500, 20.4]},
+        {"n": 3, "of": ["x1", 0], "region": [4000, 10, 5, 5]},
+        {"n": 4, "of": ["nobody", 0]},
+        {"n": 5, "of": ["x1", 0], "region": ["a", None, 5, 5]},
+    ]
+    text = "".join(f"«picture {n}»" for n in range(1, 6))
+    panel.hear({"type": "act", "kind": "send", "text": text, "pictures": marks})
+    whole, part, *rest = actions[0]["parts"]
+    assert whole is exchange.pictures[0]
+    assert rest == [Typed("«picture 3»«picture 4»«picture 5»")]
+    cut = to_picture(part)
+    assert cut.name == "scene[10:30, 3900:4000]"
+    box = (3900, 10, 4000, 30)
+    assert cut.rgb.tobytes() == exchange.pictures[0].rgb.crop(box).tobytes()
+    again = part_of(cut, [1, 2, 3, 4])
+    assert again is not None
+    assert again.name == "scene[12:16, 3901:3904]"
 
 
 def test_a_caption_says_what_its_picture_cost() -> None:
@@ -248,13 +283,13 @@ def test_a_caption_says_what_its_picture_cost() -> None:
     def caption(turn: dict[str, Any]) -> str:
         return re.sub(r"<[^>]*>", "", turn["question"])
 
-    assert "(before, 640×480 px)" in caption(
+    assert "(picture 1: before, 640×480 px)" in caption(
         ChatPanel(exchanges=[exchange], thumbnail=thumbnail).snapshot()[0]
     )
     exchange.reply = reply("They differ.", picture_tokens=(7, 64, 81))
     turn = ChatPanel(exchanges=[exchange], thumbnail=thumbnail).snapshot()[0]
-    assert "(before, 640×480 px, 64 tokens)" in caption(turn)
-    assert "(after, 640×480 px, 81 tokens)" in caption(turn)
+    assert "(picture 1: before, 640×480 px, 64 tokens)" in caption(turn)
+    assert "(picture 2: after, 640×480 px, 81 tokens)" in caption(turn)
     assert turn["question_text"].startswith("What changed between [picture: before, 640×480 px, 64 tokens]")
     exchange.reply = reply("They differ.", picture_tokens=(7,))
     assert exchange.picture_tokens == (), "figures of another prompt are nobody's"
@@ -281,7 +316,7 @@ def test_a_message_that_cannot_be_taken_goes_back_with_the_reason() -> None:
     (message,) = panel.of_type("refused")
     assert (message["draft"], message["text"]) == (3, "LookupError: no variable 'catt'")
     panel.hear({"type": "act", "kind": "edit", "id": "x1", "text": "y"})
-    assert len(panel.of_type("notice")) == 1
+    assert len(panel.of_type("refused")) == 2
 
 
 def test_actions_that_nobody_handles_are_not_passed_on() -> None:
@@ -292,15 +327,42 @@ def test_actions_that_nobody_handles_are_not_passed_on() -> None:
     assert panel.abilities == ["send", "stop"]
 
 
-def test_an_edit_keeps_the_pictures_of_the_question() -> None:
-    exchange = question()
+def test_an_edit_keeps_the_pictures_and_words_that_stood_there_and_looks_up_what_was_typed() -> None:
+    exchange = question(1, Text("Say {braces} of "), picture(), Text(" and "), picture("after"), Text("?"))
     panel, actions = Heard("chat", exchanges=[exchange]), []
     panel.on_action(actions.append, ("edit",))
-    source = panel.snapshot()[0]["source"]
-    assert source == "What changed between «picture 1» and «picture 2»?"
-    panel.hear({"type": "act", "kind": "edit", "id": "x1", "text": "Only «picture 2», not «picture 9»"})
-    parts = actions[0]["parts"]
-    assert parts == (Text("Only "), exchange.pictures[1], Text(", not «picture 9»"))
+    assert panel.snapshot()[0]["source"] == "Say {braces} of «picture 1» and «picture 2»?"
+    kept = [{"n": 1, "name": "before", "kept": 0}, {"n": 2, "kept": 1}, {"n": 3, "name": "new"}]
+    asked = {"type": "act", "kind": "edit", "id": "x1", "pictures": kept}
+    panel._handle_custom_msg(
+        {**asked, "text": "Say {braces} of {cat} «picture 2», «picture 3» «picture 9»?"}, [b"x"]
+    )
+    *words, last = actions[0]["parts"]
+    assert words[:2] == [Text("Say {braces} of "), Typed("{cat} ")]
+    assert words[2] is exchange.pictures[1]
+    assert words[3] == Typed(", ")
+    assert (words[4].name, words[4].source) == ("new", b"x")
+    assert (words[5], last) == (Typed(" «picture 9»"), Text("?"))
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("ab «picture 1» cd", ""),
+        ("ab «picture 1» X cd", "X "),
+        ("«picture 1» cd", ""),
+        ("ab cd", ""),
+        ("ab «picture 2» cd", "«picture 2»"),
+        ("ab «picture 1» «picture 1» cd", ""),
+        ("other", "other"),
+    ],
+)
+def test_what_an_edit_changed_is_typed_and_no_mark_is_cut_in_two(text: str, typed: str) -> None:
+    marks = [{"n": 1, "kept": 0}]
+    parts = parts_of_draft(text, marks, [], [picture()], before="ab «picture 1» cd")
+    assert "".join(part.text for part in parts if isinstance(part, Typed)).strip() == typed.strip()
+    shown = "".join("«picture 1»" if isinstance(part, Picture) else part.text for part in parts)
+    assert shown == text
 
 
 def test_names_of_variables_are_offered_in_bounds() -> None:
@@ -340,7 +402,7 @@ def test_a_change_of_one_turn_sends_one_turn() -> None:
     panel.set_conversation(turns)
     turns[7].is_stale = True
     panel.set_conversation(turns)
-    panel.remove("e3")
+    panel.set_conversation([turn for turn in turns if turn.id != "e3"])
     first, second, third = panel.of_type("sync")
     assert (len(first["turns"]), [turn["id"] for turn in second["turns"]], third["turns"]) == (50, ["e7"], [])
     assert "e3" not in third["order"]
@@ -365,45 +427,16 @@ def test_marks_and_parts_are_two_forms_of_the_same(text: str) -> None:
         == text.replace("«picture 1»", "").strip()
     )
     assert marked_text(split_marks("x «picture 1» y", {1: shown})) == "x «picture 1» y"
-    assert parts_of_draft("", [], []) == (Text(""),)
+    assert parts_of_draft("", [], []) == ()
 
 
 def test_the_pages_own_logic() -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
-    test = Path(__file__).with_name("chat.test.mjs")
-    done = subprocess.run(
-        [node, "--test", str(test)], capture_output=True, text=True, timeout=60, check=False
-    )
+    tests = sorted(map(str, Path(__file__).parent.glob("*.test.mjs")))
+    done = subprocess.run([node, "--test", *tests], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
-
-
-class Published:
-    """What a cell put into its outputs, in place of a kernel's display."""
-
-    def __init__(self) -> None:
-        self.outputs: list[list[dict[str, Any]]] = []  # for each output, what it held, oldest first
-
-    def __call__(
-        self, bundle: dict[str, Any], *, raw: bool = False, metadata: Any = None, display_id: bool = False
-    ) -> Any:
-        assert raw
-        states = [bundle]
-        self.outputs.append(states)
-
-        class Handle:
-            def update(self, newer: dict[str, Any], *, raw: bool = False, metadata: Any = None) -> None:
-                states.append(newer)
-
-        return Handle() if display_id else None
-
-
-@pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> Published:
-    fake = Published()
-    monkeypatch.setattr("IPython.display.display", fake)
-    return fake
 
 
 def play(view: AnswerView, words: str = "A red circle.", pause_s: float = 0.0) -> Exchange:
@@ -431,7 +464,7 @@ def test_a_cell_publishes_panel_and_transcript_once_each(published: Published) -
 def test_without_a_page_the_answer_streams_as_plain_output(
     published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlm_magic.outputs.views.HANDSHAKE_S", 0.05)
+    monkeypatch.setattr("vlm_magic.outputs.answer_views.HANDSHAKE_S", 0.05)
     play(PanelView(thumbnail=thumbnail), "words " * 60, pause_s=0.01)
     _, plain = published.outputs
     assert len(plain) >= 3, "it grew before it was whole"
@@ -441,7 +474,7 @@ def test_without_a_page_the_answer_streams_as_plain_output(
 def test_a_page_that_answers_gets_no_plain_output(
     published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlm_magic.outputs.views.HANDSHAKE_S", 0.0)
+    monkeypatch.setattr("vlm_magic.outputs.answer_views.HANDSHAKE_S", 0.0)
     view = PanelView()
     exchange = question()
     view.begin(exchange)
@@ -491,7 +524,7 @@ def test_the_view_fits_where_the_code_runs(
 
 def test_the_outputs_are_imported_without_their_libraries() -> None:
     code = (
-        "import sys; import vlm_magic.outputs.views, vlm_magic.outputs.chat, vlm_magic.outputs.export;"
+        "import sys; import vlm_magic.outputs.answer_views, vlm_magic.outputs.chat, vlm_magic.outputs.export;"
         "heavy = {'anywidget', 'ipywidgets', 'nh3', 'markdown_it', 'pygments', 'torch'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

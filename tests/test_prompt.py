@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import copy
 import json
+import pickle
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +26,12 @@ from vlm_magic.errors import (
     PromptError,
     VLMError,
 )
+from vlm_magic.inputs.cell_text.expressions import field_names
+from vlm_magic.inputs.cell_text.marks import Expression
 from vlm_magic.inputs.limits import PictureOptions
-from vlm_magic.inputs.prompt import expression_names, parse_prompt, resolve_parts, stayed_words
-from vlm_magic.messages import Picture, Text
+from vlm_magic.inputs.pictures import to_pil
+from vlm_magic.inputs.prompt import parse_prompt, resolve_parts
+from vlm_magic.messages import Picture, Reply, Text, as_said
 
 quick = settings(derandomize=True, max_examples=150, deadline=None)
 
@@ -96,6 +102,8 @@ def shown(text: str, names: Mapping[str, object], **kwargs: object) -> str:
         ("{Out[3]} {Out[4]} {_}", "<Out[3]> four <_>"),
         ("{len(cats)} {sorted(cats, key=id)[0].size} {max(a, b)}", "3 (8, 6) 8"),
         ("{ cat } { x }", "<cat> 3.14159"),
+        ("{[cat, cats[0]]}", "<[cat, cats[0]][0]><[cat, cats[0]][1]>"),
+        ("{[i, a]} {[i, a]!r} {[nope, no]} {[1, 2]}", "[2, 7] [2, 7] {[nope, no]} {[1, 2]}"),
         ("{none}", "None"),
         ("img_{i}.png {name}_{i}", "img_2.png Ada_2"),
         ("_{name}_ **{name}** ({name}) [{name}]", "_Ada_ **Ada** (Ada) [Ada]"),
@@ -273,7 +281,7 @@ def test_the_marks_of_any_text_put_together_are_the_text(text: str) -> None:
     marks = parse_prompt(text)
     assert "".join(mark.raw for mark in marks) == text
     assert all(mark.line == 1 + text[: text.index(mark.raw)].count("\n") for mark in marks[:1])
-    expression_names(marks)
+    assert all(field_names(mark.field) for mark in marks if isinstance(mark, Expression))
 
 
 @quick
@@ -314,11 +322,13 @@ def test_lists_batches_dicts_and_columns_become_several_pictures() -> None:
     assert shown("{df.photo}", names) == "<df.photo[3]><df.photo[5]>"
     assert shown("{df.photo[3]} {df['label'][5]}", names) == "<df.photo[3]> b"
     assert shown("{nested}", names) == "<nested[0][0]><nested[1][0]><nested[1][1]>"
-    assert shown("{df}", names).startswith("<PIL") is False
+    with pytest.raises(PictureTypeError, match="a table"):
+        shown("{df}", names)
+    assert shown("{df!s}", names) == str(names["df"])
 
 
 def test_pictures_among_other_things_are_an_error_that_names_the_first(names: dict[str, object]) -> None:
-    with pytest.raises(PictureTypeError, match=r"mixed\[1\] is no picture: str"):
+    with pytest.raises(PictureTypeError, match=r"mixed\[1\] is not a picture: str"):
         shown("{mixed}", {"mixed": [solid(), "a word", solid()]})
 
 
@@ -370,6 +380,38 @@ def test_an_expression_that_raises_shows_itself_and_its_cause(names: dict[str, o
         shown("{name:.2f}", names)
 
 
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("frame.captoin", "frame.caption"),
+        ("frame['captoin']", "frame['caption']"),
+        ("frame.caption.uper()", "frame.caption.upper()"),
+        ("frame.parse()", "frame.parse() in a cell of its own shows the whole traceback"),
+    ],
+)
+def test_a_misspelt_attribute_or_key_is_offered_as_it_should_be(written: str, hint: str) -> None:
+    """Not where it is missing deeper, in code that does not stand in the prompt."""
+
+    class Row(dict[str, str]):
+        caption = "a cat"
+
+        def parse(self) -> object:
+            return self.captionn  # type: ignore[attr-defined]
+
+    with pytest.raises(ExpressionError) as caught:
+        shown(f"{{{written}}}", {"frame": Row(caption="a cat")})
+    assert caught.value.hint == hint
+
+
+def test_an_object_that_fails_when_its_names_are_listed_is_an_error_like_any_other() -> None:
+    class Odd:
+        def __dir__(self) -> list[str]:
+            raise RuntimeError("no")
+
+    with pytest.raises(ExpressionError, match="has no attribute 'photo'"):
+        shown("{odd.photo}", {"odd": Odd()})
+
+
 def test_a_value_whose_text_fails_is_an_error(names: dict[str, object]) -> None:
     class Mute:
         def __str__(self) -> str:
@@ -398,6 +440,18 @@ def test_each_expression_is_evaluated_once_and_in_order() -> None:
     assert calls == ["one", "two", "three"]
 
 
+def test_a_module_is_an_error_and_not_its_text() -> None:
+    with pytest.raises(PictureTypeError, match="a module") as caught:
+        shown("{np}", {"np": np})
+    assert len(str(caught.value).splitlines()) == 3
+    assert shown("{np!s}", {"np": np}) == str(np)
+
+
+def test_one_known_name_of_a_list_makes_the_others_slips_of_the_pen(names: dict[str, object]) -> None:
+    with pytest.raises(ExpressionError, match="catt"):
+        shown("{[cat, catt]}", names)
+
+
 def test_names_are_read_and_never_changed(names: dict[str, object]) -> None:
     before = dict(names)
     shown("{f([a for a in cats])} {cat} {len(cats)}", names)
@@ -413,7 +467,11 @@ def test_names_are_read_and_never_changed(names: dict[str, object]) -> None:
         "{cat}",
         "{{cat}}",
         "![](nope.png)",
-        "https://example.org/x.png",
+        "see https://example.org/x.png",
+        "https://example.org/x.png\n",
+        " data:image/png;base64,iVBORw0KGgo=",
+        "data: 1, 2",
+        "file:///etc/passwd",
         "{no_such}",
         "<image>",
         "`",
@@ -432,10 +490,67 @@ def test_any_string_of_a_variable_comes_through_unchanged(value: str) -> None:
     assert shown("[{value}] {{value}}", {"value": value}) == f"[{value}] {{value}}"
 
 
-def test_a_string_is_text_even_when_a_file_has_its_name(tmp_path: Path) -> None:
+def test_a_variable_that_holds_a_pictures_path_or_data_uri_is_that_picture(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     solid().save(path)
-    assert shown("{path}", {"path": str(path)}) == str(path)
+    bare = tmp_path / "bare"
+    bare.write_bytes(path.read_bytes())
+    uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    names: dict[str, object] = {"path": str(path), "bare": str(bare), "uri": uri, "d": {"k": str(path)}}
+    assert shown("{path} {bare} {uri} {d['k']}", names) == "<path> <bare> <uri> <d['k']>"
+    assert shown("![]({path}) ![cat]({uri})", names) == "<path> <cat>"
+    # typed in the panel: names, attributes and items
+    assert shown("{path} {d['k']}", names, calls=False) == "<path> <d['k']>"
+    assert shown("{path!s} {path!r} {path:.3}", names) == f"{path} {str(path)!r} {str(path)[:3]}"
+
+
+def test_lists_and_columns_of_paths_are_their_pictures(tmp_path: Path) -> None:
+    import pandas as pd
+
+    paths = []
+    for name in "ab":
+        paths.append(str(tmp_path / f"{name}.png"))
+        solid().save(paths[-1])
+    frame = pd.DataFrame({"photo": paths, "title": ["x", "y"]})
+    names: dict[str, object] = {"paths": paths, "frame": frame, "mixed": [*paths, "words"]}
+    assert shown("{paths}", names) == "<paths[0]><paths[1]>"
+    assert shown("{frame.photo}", names) == "<frame.photo[0]><frame.photo[1]>"
+    assert shown("{frame.photo[1]} {frame.title[1]}", names) == "<frame.photo[1]> y"
+    assert shown("{mixed}", names) == str(names["mixed"])  # texts among texts are text
+
+
+def test_a_text_that_names_a_picture_and_has_none_offers_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"not a picture")
+    for value in (str(path), "data:image/png;base64,QUJD", "http://10.0.0.1/a.png"):
+        with pytest.raises(PictureError) as caught:
+            shown("see {value}", {"value": value})
+        assert "{value!s}" in caught.value.hint
+        assert shown("see {value!s}", {"value": value}) == f"see {value}"
+
+
+def test_what_a_model_said_is_never_a_source(tmp_path: Path) -> None:
+    path = tmp_path / "cat.png"
+    solid().save(path)
+    said = Reply(f" {path} ").text
+    for name, obj in {
+        "itself": Reply(str(path)).text,
+        "stripped": said.strip(),
+        "cut": said[1:-1],
+        "split": said.split()[0],
+        "grown": "" + said.strip() + "",
+        "reply": Reply(str(path)),
+        "listed": [Reply(str(path)).text],
+        "copied": copy.deepcopy(said.strip()),
+        "pickled": pickle.loads(pickle.dumps(said.strip())),
+        "read": as_said({"k": [str(path)]})["k"][0],
+    }.items():
+        assert shown(f"{{{name}}}", {name: obj}) == str(obj), name
+    with pytest.raises(PromptError):
+        shown("![]({said})", {"said": Reply(str(path)).text})
+    with pytest.raises(PictureTypeError, match="what a model said"):
+        to_pil(Reply(str(path)).text)
+    assert to_pil(Picture(Reply(str(path)).text)).size == (8, 6)  # said by the person, too
 
 
 def test_a_path_to_a_picture_is_a_picture_and_any_other_path_is_text(tmp_path: Path) -> None:
@@ -451,7 +566,7 @@ def test_a_path_to_a_picture_is_a_picture_and_any_other_path_is_text(tmp_path: P
 def test_a_broken_picture_file_is_an_error_and_not_its_path(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(b"not a picture")
-    with pytest.raises(PictureDecodeError, match="path is no picture"):
+    with pytest.raises(PictureDecodeError, match="path is not a picture"):
         shown("{path}", {"path": path})
 
 
@@ -520,14 +635,14 @@ def test_a_missing_file_is_an_error_that_names_what_is_near(names: dict[str, obj
         shown("![](cta.png)", names)
     with pytest.raises(PictureNotFoundError, match="no folder fotos"):
         shown("![](fotos/a.jpg)", names)
-    with pytest.raises(PictureNotFoundError, match=r"no file fits photos/\*\.gif"):
+    with pytest.raises(PictureNotFoundError, match=r"no file matches photos/\*\.gif"):
         shown("![](photos/*.gif)", names)
     with pytest.raises(PictureDecodeError, match="folder"):
         shown("![](photos)", names)
 
 
 def test_a_pattern_that_fits_too_many_files_is_an_error_with_the_numbers(folder: Path) -> None:
-    with pytest.raises(PictureError, match="fits 3 files"):
+    with pytest.raises(PictureError, match="matches 3 files"):
         resolve_parts(parse_prompt("![](photos/**/*.jpg)"), {}, options=PictureOptions(max_pictures=2))
 
 
@@ -543,6 +658,22 @@ def test_other_schemes_are_refused_with_the_way_to_do_it(source: str, names: dic
 def test_a_variable_never_says_what_is_opened(source: str, names: dict[str, object]) -> None:
     with pytest.raises(PromptError, match=r"Picture\("):
         shown(f"![]({source})", names)
+
+
+def test_a_picture_in_a_variable_does_not_stand_in_for_a_part_of_a_path(names: dict[str, object]) -> None:
+    """Of ``photos/{cat}.png`` neither the file nor the variable is shown: which was meant is not clear."""
+    with pytest.raises(PromptError, match=r"inside !\[\]\(…\)"):
+        shown("![](photos/{cat}.png)", names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["exit", "quit", "input", "breakpoint", "eval", "exec", "open", "setattr", "globals", "__import__"],
+)
+def test_built_ins_that_ask_run_or_end_something_stay_words(name: str, names: dict[str, object]) -> None:
+    """Also with a variable of the person's in the call; ``len`` and its like are names then."""
+    assert shown(f"what is {{{name}(text)}}?", names) == f"what is {{{name}(text)}}?"
+    assert shown("how long: {len(name)}", names) == "how long: 3"
 
 
 # -- bare URLs ---------------------------------------------------------------------------------
@@ -568,7 +699,7 @@ def test_a_variable_never_says_what_is_opened(source: str, names: dict[str, obje
     ],
 )
 def test_a_bare_url_of_a_picture_is_a_mark(written: str, urls: list[str]) -> None:
-    from vlm_magic.inputs.marks import BareURL
+    from vlm_magic.inputs.cell_text.marks import BareURL
 
     marks = parse_prompt(written)
     assert [mark.url for mark in marks if isinstance(mark, BareURL)] == urls
@@ -589,13 +720,10 @@ def test_text_of_the_panel_takes_names_attributes_and_items_only(names: dict[str
 # -- helpers -----------------------------------------------------------------------------------
 
 
-def test_expression_names_are_those_that_are_read() -> None:
-    assert expression_names(parse_prompt("{cats[i]} {f(a, b)} {cats} `{no}`")) == ("cats", "i", "f", "a", "b")
-
-
-def test_braces_that_stayed_words_can_be_told() -> None:
-    marks = parse_prompt("{catz[0]} {cat} {x}")
-    assert stayed_words(marks, {"cat": 1, "x": 2}) == ("{catz[0]}",)
+def test_the_names_of_a_field_are_those_that_it_reads() -> None:
+    marks = parse_prompt("{cats[i]} {f(a, b)} {cats} `{no}`")
+    names = [field_names(mark.field) for mark in marks if isinstance(mark, Expression)]
+    assert names == [{"cats", "i"}, {"f", "a", "b"}, {"cats"}]
 
 
 # -- limits ------------------------------------------------------------------------------------

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from vlm_magic.models.loaded import Family
+from vlm_magic.models.prompts.families import FAMILIES
 from vlm_magic.shell.options import MAGICS, Magic
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 START = "<!-- magics: written by `python tests/test_readme.py` -->\n"
 END = "<!-- end of magics -->"
+FAMILIES_START = "<!-- families: written by `python tests/test_readme.py` -->\n"
+FAMILIES_END = "<!-- end of families -->"
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 MAP_START = "<!-- map: written by `python tests/test_readme.py` -->\n"
 MAP_END = "<!-- end of map -->"
@@ -51,6 +55,33 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _built_types() -> set[str]:
+    """The model types that have a tiny build in the tests, as their decorators say."""
+    sources = [path.read_text("utf-8") for path in sorted((ROOT / "tests" / "support").glob("tiny_*.py"))]
+    return {found for source in sources for found in re.findall(r'@builder\(\s*"[^"]+", "([^"]+)"', source)}
+
+
+def families_table() -> str:
+    """Each family of the contract in `test_families`, which has a tiny build of every row."""
+
+    def kept(family: Family) -> str:
+        return {"none": "", "features": "yes", "across": "yes"}[family.reuse]
+
+    lines = [
+        "| family | model types | pictures of a prompt | words alone | keeps prompts | side by side |",
+        "|---|---|---|---|---|---|",
+    ]
+    for family in FAMILIES:
+        types = ", ".join(f"`{model_type}`" for model_type in family.model_types)
+        pictures = "any number" if family.max_pictures is None else str(family.max_pictures)
+        alone, batch = ("" if family.needs_picture else "yes"), ("yes" if family.is_batchable else "")
+        lines.append(f"| {_cell(family.name)} | {types} | {pictures} | {alone} | {kept(family)} | {batch} |")
+    listed = {model_type for family in FAMILIES for model_type in family.model_types}
+    others = ", ".join(f"`{model_type}`" for model_type in sorted(_built_types() - listed))
+    lines.append(f"| any other, for example | {others} | any number | yes | | |")
+    return "\n".join(lines) + "\n"
+
+
 def _between(text: str, start: str, end: str, content: str) -> str:
     """The text with ``content`` between the two marks."""
     before, _, rest = text.partition(start)
@@ -59,14 +90,34 @@ def _between(text: str, start: str, end: str, content: str) -> str:
 
 
 def _with_table(text: str) -> str:
+    text = _between(text, FAMILIES_START, FAMILIES_END, families_table())
     return _between(text, START, END, table())
 
 
 def modules() -> list[Path]:
     """Every module of the package, ground floor first, then room by room."""
-    rooms = ["", "inputs", "models", "outputs", "tasks", "shell", "starter"]
+    rooms = [
+        "vlm_magic",
+        "messages",
+        "inputs",
+        "models",
+        "remote",
+        "outputs",
+        "explain",
+        "tasks",
+        "workspace",
+        "shell",
+        "starter",
+    ]
     found = [path.relative_to(ROOT) for path in (ROOT / "vlm_magic").rglob("*.py")]
-    return sorted(found, key=lambda path: (rooms.index("/".join(path.parts[1:-1])), path.name))
+    return sorted(
+        found,
+        key=lambda path: (
+            rooms.index(path.parts[1:-1][0]) if path.parts[1:-1] else 0,
+            path.parent,
+            path.name,
+        ),
+    )
 
 
 def module_map() -> str:
@@ -83,6 +134,7 @@ def test_the_table_shows_the_live_magics_and_options() -> None:
     """Mend with `python tests/test_readme.py`."""
     text = README.read_text(encoding="utf-8")
     assert START in text
+    assert FAMILIES_START in text
     assert text == _with_table(text)
 
 
@@ -127,7 +179,7 @@ def test_the_example_in_plain_python_runs(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from vlm_magic import workspace
-    from vlm_magic.starter.scenes import draw_scene
+    from vlm_magic.starter.making.world.scenes import draw_scene
 
     monkeypatch.setattr(workspace, "_current", workspace.Workspace())
     draw_scene([("red", "circle", 0.3, 0.3, 0.3), ("blue", "square", 0.7, 0.7, 0.3)]).save(
@@ -135,7 +187,8 @@ def test_the_example_in_plain_python_runs(
     )
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
-    assert re.match(r"(1|one)\b", capsys.readouterr().out, re.IGNORECASE)
+    said = r"starter was taught 20 steps" if "teach" in code else r"(1|one)\b"
+    assert re.match(said, capsys.readouterr().out, re.IGNORECASE)
 
 
 if __name__ == "__main__":

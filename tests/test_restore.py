@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from notebook_kernel import Notebook, running_notebook
 
-from vlm_magic.outputs.saved import exchanges_in
+from vlm_magic.outputs.records import exchanges_in
 
 START = """import vlm_magic
 %load_ext vlm_magic
-from fake_engine import FakeEngine
-vlm_magic.workspace.current().add_engine("fake", FakeEngine())
+from vlm_magic.testing import ScriptedEngine
+vlm_magic.workspace.current().models.add("fake", ScriptedEngine())
 """
 SCENE = "from PIL import Image\nscene = Image.linear_gradient('L').convert('RGB').resize((120, 90))"
 TURNS = (
@@ -36,9 +36,9 @@ def answers_in(path: Path) -> list[str]:
     return [e.reply.text.lower() for _, e in kept if e.reply]
 
 
-def yesterday(notebook: Notebook) -> None:
+def yesterday(notebook: Notebook, setup: str = "") -> None:
     """Two turns about a picture, saved; then the kernel is gone, and with it the picture's variable."""
-    notebook.run(f"{START}{SCENE}", "start")
+    notebook.run(f"{START}{setup}\n{SCENE}", "start")
     notebook.run("%%vlm\nWhat colour is the circle in {scene}?", "one")
     notebook.run("%%vlm\nWhat colour is the square?", "two")
     assert notebook.errors == []
@@ -50,7 +50,7 @@ def yesterday(notebook: Notebook) -> None:
 def test_a_follow_up_question_is_answered_from_the_picture_of_before_the_restart(notebook: Notebook) -> None:
     """By the starter, which sees the picture alone: its variable is gone."""
     draw = (
-        "from vlm_magic.starter.scenes import draw_scene\n"
+        "from vlm_magic.starter.making.world.scenes import draw_scene\n"
         "scene = draw_scene([('red', 'circle', 0.25, 0.3, 0.35), ('blue', 'square', 0.7, 0.7, 0.35)])"
     )
     notebook.run(f"%load_ext vlm_magic\n{draw}", "start")
@@ -91,7 +91,7 @@ def test_a_cell_that_runs_again_takes_its_restored_place(notebook: Notebook) -> 
 def test_where_a_picture_is_gone_its_turn_says_so_and_the_words_go_on(
     notebook: Notebook, tmp_path: Path
 ) -> None:
-    yesterday(notebook)
+    yesterday(notebook, "%config VLMMagics.save_thumbnails = False")  # else its thumbnail would be left
     shutil.rmtree(tmp_path / "cache" / "vlm_magic" / "pictures")
     said = notebook.run("%vlm_history --restore", "history")
     assert "1 of 1 pictures no longer on this machine: scene" in said
@@ -158,3 +158,35 @@ def test_keeping_pictures_can_be_switched_off(notebook: Notebook, tmp_path: Path
     assert not (tmp_path / "cache" / "vlm_magic" / "pictures").exists()
     notebook.save()
     assert '"pictures"' not in notebook.path.read_text()
+
+
+def test_a_lost_picture_comes_back_small_from_the_notebook(notebook: Notebook) -> None:
+    """It says so, and the model is shown the thumbnail."""
+    yesterday(notebook)
+    notebook.run("%vlm_forget", "forget")  # this notebook's kept pictures
+    said = notebook.run("%vlm_history --restore", "history")
+    assert "1 of 1 picture small, from the thumbnails that the notebook holds: scene" in said
+    assert "no longer on this machine" not in said
+    sizes = "print([p.note[:23] for e in vlm_magic.session().conversation for p in e.pictures])"
+    assert notebook.run(sizes, "sizes").strip() == "['only its thumbnail is l']"
+    notebook.run("%%vlm\nWhat is in it?", "three")
+    assert notebook.errors == []
+
+
+def test_a_notebook_forgets_its_own_pictures_and_leaves_those_of_others(tmp_path: Path) -> None:
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with running_notebook(tmp_path / name, f"{name}.ipynb", cache) as notebook:
+            notebook.run(f"{START}{SCENE}", "start")
+            notebook.run(f"%%vlm\n{name} {{scene}}", "ask")
+    kept = tmp_path / "cache" / "vlm_magic" / "pictures"
+    assert len(list(kept.iterdir())) == 2
+    with running_notebook(tmp_path / "two", "two.ipynb", cache) as notebook:
+        notebook.run(START, "start")
+        said = notebook.run("%vlm_forget", "forget")
+        assert "what stays: downloads and other notebooks' pictures" in said
+        assert len(list(kept.iterdir())) == 1
+        said = notebook.run("%vlm_forget --all", "forget")
+        assert "all notebooks kept for a restart" in said
+        assert list(kept.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Reuse never changes an answer: random conversations with and without it, on every family.
+"""Neither reuse nor our decode step changes an answer: random conversations, and plain ``generate``.
 
 ``VLM_MAGIC_CONVERSATIONS=200`` in the environment makes the property test longer.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import tiny_models
@@ -15,15 +17,18 @@ import torch
 from PIL import Image
 
 from vlm_magic.messages import Part, Picture, Progress, Reply, Settings, Text, Turn
-from vlm_magic.models import families, run
+from vlm_magic.models.caches.reuse import Reuse
+from vlm_magic.models.checkpoints.loading import load_model
+from vlm_magic.models.decoding import single
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.loading import load_model
-from vlm_magic.models.reuse import Reuse
+from vlm_magic.models.loaded import Loaded, Prepared
+from vlm_magic.models.prompts.families import FAMILIES
+from vlm_magic.models.prompts.prepare import prepare
 
 ABLE = [
     name
     for name, build in tiny_models.TINY.items()
-    if any(build.model_type in family.model_types and family.reuse != "none" for family in families.FAMILIES)
+    if any(build.model_type in family.model_types and family.reuse != "none" for family in FAMILIES)
 ]
 N_CONVERSATIONS = int(os.environ.get("VLM_MAGIC_CONVERSATIONS", "5"))  # pairs of interleaved chats
 SHORT = Settings(max_tokens=6)
@@ -51,13 +56,19 @@ PICTURES = [picture(seed) for seed in range(4)]
 
 
 def without_reuse(engine: LocalEngine, turns: list[Turn], settings: Settings) -> Reply:
-    """The same model with stores that keep nothing."""
+    """The same model with stores that keep nothing, and every token by ``generate``."""
     reuse, engine.reuse = engine.reuse, Reuse(engine.reuse._loaded, max_bytes=0)
     engine.reuse._is_able = False
+    can_decode, single.can_decode = single.can_decode, lambda _: False
     try:
         return engine.generate(turns, settings)
     finally:
-        engine.reuse = reuse
+        engine.reuse, single.can_decode = reuse, can_decode
+
+
+def with_kernel(loaded: Loaded) -> Loaded:
+    """The same model, its steps computed by the kernel where this machine can build it."""
+    return replace(loaded, options=replace(loaded.options, compile="yes"))
 
 
 def question(rng: random.Random, build: tiny_models.Tiny, n_shown: int) -> Turn:
@@ -90,7 +101,7 @@ def test_tokens_are_identical_over_random_conversations(name: str) -> None:
     """Edits, regenerates, stops, two interleaved chats; greedy, float32; logs within rounding."""
     torch.set_num_threads(1)
     build = tiny_models.TINY[name]
-    engine = LocalEngine(tiny_models.tiny(name))
+    engine = LocalEngine(with_kernel(tiny_models.tiny(name)))
     n_reused = n_asked = n_stopped = 0
     drift = 0.0
     for seed in range(N_CONVERSATIONS):
@@ -130,7 +141,7 @@ def test_a_prompt_prefilled_in_pieces_gives_the_same_tokens_and_tells_how_far_it
     assert engine.loaded is not None
     turns = [Turn("user", (PICTURES[0], Text("what is it? "), PICTURES[1], Text("and this one? ")))]
     whole = without_reuse(engine, turns, SHORT).token_ids
-    monkeypatch.setattr(run, "PREFILL_CHUNK_TOKENS", 8)
+    monkeypatch.setattr(single, "PREFILL_CHUNK_TOKENS", 8)
     engine.reuse.clear()
     seen: list[Progress] = []
     reply = engine.start(turns, SHORT, on_progress=seen.append).wait(30)
@@ -140,6 +151,28 @@ def test_a_prompt_prefilled_in_pieces_gives_the_same_tokens_and_tells_how_far_it
     assert done == sorted(done)
     assert (len(done) > 2) == engine.loaded.family.is_chunkable
     assert all(p.total == reply.n_prompt_tokens for p in seen if p.stage == "prefill")
+
+
+def test_forgetting_waits_for_the_answer_that_needs_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for between a prompt's preparation and its pictures' features, it takes nothing away from it."""
+    engine = LocalEngine(tiny_models.tiny(ABLE[0]))
+    turns = [Turn("user", (picture(80), Text("what is it? ")))]
+    expected = without_reuse(engine, turns, SHORT).token_ids
+    held: list[int] = []
+    forgetting = threading.Thread(target=lambda: held.append(engine.forget()))
+    prepare_really = engine.reuse.prepare
+
+    def prepare_and_forget(turns: Sequence[Turn], settings: Settings) -> Prepared:
+        prepared = prepare_really(turns, settings)
+        forgetting.start()
+        forgetting.join(0.3)
+        return prepared
+
+    monkeypatch.setattr(engine.reuse, "prepare", prepare_and_forget)
+    assert engine.generate(turns, SHORT).token_ids == expected
+    forgetting.join(30)
+    assert held[0] > 0
+    assert engine.reuse.n_bytes == 0
 
 
 @pytest.mark.parametrize("n_layers", range(1, 8))
@@ -182,7 +215,7 @@ ASK = [Turn("user", (PICTURES[1], Text("what is it? ")))]
 def test_weights_that_were_trained_are_never_answered_for_from_the_store(own_engine: LocalEngine) -> None:
     """A step of an optimizer between two questions."""
     before = own_engine.generate(ASK, SHORT).token_ids
-    inputs = families.prepare(own_engine.loaded, ASK, Settings()).inputs
+    inputs = prepare(own_engine.loaded, ASK, Settings()).inputs
     own_engine.model(**inputs).logits.square().mean().backward()
     torch.optim.SGD(own_engine.model.parameters(), lr=30.0).step()
     reply = own_engine.generate(ASK, SHORT)
@@ -216,3 +249,23 @@ def test_other_settings_of_the_processor_make_other_looks(own_engine: LocalEngin
     assert split.token_ids == without_reuse(own_engine, ASK, SHORT).token_ids
     own_engine.processor.image_processor.do_image_splitting = False
     assert own_engine.generate(ASK, SHORT).token_ids == before.token_ids
+
+
+def test_a_processor_that_joins_pictures_in_its_own_way_is_left_to_do_so() -> None:
+    """What it makes of two pictures is not what it makes of each: the first such prompt finds out."""
+    engine = LocalEngine(load_model(tiny_models.folder_of("idefics3")))
+    processor = engine.processor
+    own = processor.replace_image_token
+    processor.replace_image_token = lambda *args, image_idx=0, **more: (
+        own(*args, image_idx=image_idx, **more) + " and " * image_idx
+    )
+    one = [Turn("user", (PICTURES[0], Text("What?")))]
+    two = [Turn("user", (PICTURES[0], PICTURES[1], Text("What?")))]
+    engine.generate(one, SHORT)
+    assert engine.reuse.is_able
+    for turns in (two, one, two):
+        reply = engine.generate(turns, SHORT)
+        assert not engine.reuse.is_able
+        assert reply.n_prompt_tokens == engine.bill(turns).n_tokens
+        assert reply.token_ids == without_reuse(engine, turns, SHORT).token_ids
+    engine.close()

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 import vlm_magic
+from vlm_magic.models.checkpoints.loading import load_model
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.loading import load_model
-from vlm_magic.starter.scenes import make_scene
+from vlm_magic.starter.making.world.scenes import make_scene
 from vlm_magic.starter.scope import REMARK, looks_drawn
 
 
@@ -49,3 +49,9 @@ def test_the_starter_says_once_that_photographs_are_beyond_it() -> None:
     again = session.ask("And this? ", photograph(2))
     assert [REMARK in reply.notes for reply in (drawn, first, again)] == [False, True, False]
     assert REMARK not in first.text
+
+
+def test_grain_of_few_shades_is_no_drawing() -> None:
+    """A dithered photograph has two shades and no flat place."""
+    noise = np.random.default_rng(1).integers(0, 2, (256, 256), dtype=np.uint8) * 255
+    assert not looks_drawn(Image.fromarray(noise).convert("RGB"))

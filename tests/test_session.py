@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_engine import FakeEngine
 from PIL import Image
 
 import vlm_magic
 from vlm_magic.errors import GenerationError, OptionError, PictureNotFoundError, PictureTypeError, PromptError
-from vlm_magic.messages import Picture, Text
+from vlm_magic.messages import Picture, Text, Turn
+from vlm_magic.testing import ScriptedEngine
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def red() -> Image.Image:
 def test_parts_reach_the_model_in_their_order(red: Image.Image, tmp_path: Path) -> None:
     """Strings are text, a path is a Path or a Picture, arrays are pictures."""
     red.save(tmp_path / "red.png")
-    engine = FakeEngine("fine")
+    engine = ScriptedEngine("fine")
     session = vlm_magic.Session(engine)
     path = tmp_path / "red.png"
     session.ask("a ", "b ", red, "c", path, np.zeros((4, 4, 3), np.uint8), Picture(str(path)), "d")
@@ -37,7 +37,7 @@ def test_parts_reach_the_model_in_their_order(red: Image.Image, tmp_path: Path) 
 def test_a_string_is_always_text(tmp_path: Path, red: Image.Image) -> None:
     """Even when it looks like a path, a URL or an expression."""
     red.save(tmp_path / "red.png")
-    engine = FakeEngine("fine")
+    engine = ScriptedEngine("fine")
     texts = [str(tmp_path / "red.png"), "https://example.org/cat.png", "{x} ![](cat.png) <image>"]
     vlm_magic.Session(engine).ask(*texts)
     assert engine.history[0][0][0].parts == (Text("".join(texts)),)
@@ -45,7 +45,7 @@ def test_a_string_is_always_text(tmp_path: Path, red: Image.Image) -> None:
 
 def test_asking_and_streaming_say_the_same(red: Image.Image) -> None:
     """The last chunk carries the reply."""
-    engine = FakeEngine("a red picture", "a red picture")
+    engine = ScriptedEngine("a red picture", "a red picture")
     reply = vlm_magic.Session(engine).ask("What?", red)
     chunks = list(vlm_magic.Session(engine).stream("What?", red))
     assert str(reply) == reply.text == "".join(chunk.text for chunk in chunks) == "a red picture"
@@ -55,7 +55,7 @@ def test_asking_and_streaming_say_the_same(red: Image.Image) -> None:
 
 def test_a_follow_up_is_shown_what_was_said_with_the_picture_at_its_turn(red: Image.Image) -> None:
     """Pictures stay with their own turn for ever."""
-    engine = FakeEngine("red", "yes")
+    engine = ScriptedEngine("red", "yes")
     session = vlm_magic.Session(engine, system="Be brief.")
     session.ask("What colour?", red)
     session.ask("Sure?")
@@ -81,7 +81,7 @@ def test_bad_input_is_one_of_our_errors_and_changes_nothing(
     parts: tuple[object, ...], settings: dict[str, object], error: type[Exception]
 ) -> None:
     """The conversation is as before, and the next question works."""
-    session = vlm_magic.Session(FakeEngine("one", "two"))
+    session = vlm_magic.Session(ScriptedEngine("one", "two"))
     session.ask("first")
     with pytest.raises(error):
         session.ask(*parts, **settings)
@@ -91,7 +91,9 @@ def test_bad_input_is_one_of_our_errors_and_changes_nothing(
 
 def test_a_model_that_fails_leaves_the_conversation_as_it_was() -> None:
     """The error reaches the caller of ask and of stream."""
-    session = vlm_magic.Session(FakeEngine("one", GenerationError("broke"), GenerationError("again"), "two"))
+    session = vlm_magic.Session(
+        ScriptedEngine("one", GenerationError("broke"), GenerationError("again"), "two")
+    )
     session.ask("first")
     with pytest.raises(GenerationError, match="broke"):
         session.ask("second")
@@ -103,7 +105,7 @@ def test_a_model_that_fails_leaves_the_conversation_as_it_was() -> None:
 
 def test_closing_the_stream_early_keeps_the_partial_answer() -> None:
     """As a stop does."""
-    session = vlm_magic.Session(FakeEngine("word " * 1000, seconds_per_token=0.002))
+    session = vlm_magic.Session(ScriptedEngine("word " * 1000, seconds_per_token=0.002))
     stream = session.stream("go")
     next(stream)
     stream.close()
@@ -121,7 +123,7 @@ def test_a_session_without_an_engine_says_how_to_get_one() -> None:
 
 def test_the_bill_costs_nothing_and_is_no_turn(red: Image.Image) -> None:
     """It generates nothing."""
-    engine = FakeEngine()
+    engine = ScriptedEngine()
     session = vlm_magic.Session(engine)
     bill, pictures = session.bill("what is ", red)
     assert bill.picture_tokens == (1,)
@@ -132,7 +134,7 @@ def test_the_bill_costs_nothing_and_is_no_turn(red: Image.Image) -> None:
 
 def test_asking_again_takes_the_stored_question_and_its_settings(red: Image.Image) -> None:
     """Nothing is looked up anew; the earlier answer is kept."""
-    engine = FakeEngine("one", "two", "better", "and then")
+    engine = ScriptedEngine("one", "two", "better", "and then")
     session = vlm_magic.Session(engine)
     session.ask("What? ", red, max_tokens=7)
     session.ask("And then?")
@@ -146,3 +148,18 @@ def test_asking_again_takes_the_stored_question_and_its_settings(red: Image.Imag
     assert [r.text for r in session.conversation.exchanges[1].alternatives] == ["two"]
     assert not any(e.is_stale for e in session.conversation)
     assert second.parts == session.conversation.exchanges[1].parts
+
+
+def test_a_turn_is_asked_again_as_it_was_asked(red: Image.Image) -> None:
+    """With its pictures, its examples and its settings; by name and by `refresh` alike."""
+    engine = ScriptedEngine()
+    session = vlm_magic.Session(engine)
+    shots = (Turn("user", (Text("ripe?"),)), Turn("assistant", (Text("yes"),)))
+    session.start(["good? ", red], examples=shots, max_tokens=9, system="Be brief.").wait(10)
+    session.again(session.conversation.exchanges[0].id).wait(10)
+    session.conversation.exchanges[0].is_stale = True
+    assert session.refresh() == 1
+    first, *others = engine.history
+    assert [turn.text for turn in first[0]] == ["ripe?", "yes", "good? "]
+    assert others == [first, first]
+    assert len(session.conversation) == 1

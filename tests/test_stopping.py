@@ -13,10 +13,10 @@ TIMES = 20
 WORDS = 2000  # at fifty a second; an answer that is not stopped would take forty seconds
 START = f"""import time, vlm_magic
 %load_ext vlm_magic
-from fake_engine import FakeEngine
+from vlm_magic.testing import ScriptedEngine
 story = " ".join(f"w{{n}}" for n in range({WORDS}))
-engine = FakeEngine(seconds_per_token=0.02)
-vlm_magic.workspace.current().add_engine("fake", engine)
+engine = ScriptedEngine(seconds_per_token=0.02)
+vlm_magic.workspace.current().models.add("fake", engine)
 """
 LAST = """turn = vlm_magic.session().conversation.exchanges[-1]
 said = turn.reply.text

@@ -8,8 +8,8 @@ import sys
 from panel_scenes import question, reply
 
 from vlm_magic.messages import Chunk, Progress
+from vlm_magic.outputs.answer_views import choose_view
 from vlm_magic.outputs.terminal import TerminalView
-from vlm_magic.outputs.views import choose_view
 
 
 class Tty(io.StringIO):

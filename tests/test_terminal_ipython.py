@@ -40,6 +40,7 @@ class Terminal:
         return str(self.child.before).replace("\r\n", "\n").partition("\n")[2]
 
     def close(self) -> None:
+        self.child.ptyproc.delayafterterminate = 2  # s; a tenth, as it is, is too little on a busy machine
         self.child.close(force=True)
 
 
@@ -49,7 +50,9 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     terminal = Terminal(tmp_path_factory.mktemp("terminal"))
     try:
         assert terminal.run("%load_ext vlm_magic").strip() == ""
-        terminal.run("import vlm_magic.workspace; from fake_engine import FakeEngine; from PIL import Image")
+        terminal.run(
+            "import vlm_magic.workspace; from vlm_magic.testing import ScriptedEngine; from PIL import Image"
+        )
         terminal.run("cat = Image.new('RGB', (32, 24), 'red')")
         yield terminal
     finally:
@@ -57,8 +60,8 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 
 def use_fake(terminal: Terminal, words: str, seconds_per_token: float) -> None:
-    engine = f"FakeEngine({words!r}, seconds_per_token={seconds_per_token})"
-    assert "Error" not in terminal.run(f"vlm_magic.workspace.current().add_engine('fake', {engine})")
+    engine = f"ScriptedEngine({words!r}, seconds_per_token={seconds_per_token})"
+    assert "Error" not in terminal.run(f"vlm_magic.workspace.current().models.add('fake', {engine})")
 
 
 def test_words_stream_as_they_come(terminal: Terminal) -> None:

@@ -93,3 +93,17 @@ def test_without_webp_a_thumbnail_is_a_jpeg(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_picture_that_is_not_decoded_has_no_thumbnail() -> None:
     with pytest.raises(PictureTypeError):
         thumbnail_bytes(Picture("cat.png"))
+
+
+@pytest.mark.parametrize("has_webp", [True, False])
+def test_what_a_picture_of_somebody_elses_has_with_it_stays_out(
+    has_webp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only what `inputs` has decoded: pillow writes a comment that is in ``info`` into the file."""
+    monkeypatch.setattr(features, "check", lambda name: has_webp)
+    image = corpus.rgb(corpus.scene().resize((40, 24)))
+    own = Image.fromarray(np.ascontiguousarray(image))
+    for name in ("comment", "exif", "icc_profile", "xmp"):
+        own.info[name] = b"made by the person at home"
+    data, _ = thumbnail_bytes(Picture(None, "own", own))
+    assert b"at home" not in data

@@ -9,10 +9,13 @@ from tiny_models import TINY, folder_of, tiny
 
 from vlm_magic.errors import PromptError
 from vlm_magic.messages import Picture, Settings, Text, Turn
+from vlm_magic.models.checkpoints.loading import load_model
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.families import prepare, stop_token_ids
-from vlm_magic.models.loading import Loaded, load_model
-from vlm_magic.tasks.training import IGNORED, training_batch
+from vlm_magic.models.loaded import Loaded
+from vlm_magic.models.prompts.prepare import prepare
+from vlm_magic.models.prompts.thinking import switch_of
+from vlm_magic.models.prompts.token_ids import stop_token_ids
+from vlm_magic.tasks.training.batch import IGNORED, training_batch
 
 torch.set_num_threads(1)
 CHAT = [name for name, build in TINY.items() if build.is_chat]
@@ -75,6 +78,22 @@ def test_padding_pictures_and_questions_count_for_nothing(name: str) -> None:
     assert learned_words(loaded, batch, 1).strip(" |").replace(" ", "") == "twocatsonthenets."
 
 
+@pytest.mark.parametrize("name", [*CHAT, "paligemma"])
+def test_what_is_learned_has_not_been_seen(name: str) -> None:
+    """Another last word changes nothing of what the model finds likely before it."""
+    loaded = tiny(name)
+    turns = [user(picture(), "What is in this image?"), assistant("two cats on the nets")]
+    batch = training_batch(loaded, [turns, turns])
+    learned = (batch["labels"][0] != IGNORED).nonzero().flatten()  # (n,)
+    ids = batch["input_ids"].clone()
+    ids[:, learned[-1]] = ids[:, learned[0]]
+    with torch.inference_mode():
+        said = loaded.model(**batch).logits[:, learned - 1]  # (B, n, V)
+        other = loaded.model(**{**batch, "input_ids": ids}).logits[:, learned - 1]
+    assert len(learned) > 2
+    torch.testing.assert_close(said, other)
+
+
 def test_questions_can_be_learned_too() -> None:
     loaded = tiny("idefics2-chatty")
     turns = [user(picture(), "What?"), assistant("ok.")]
@@ -110,8 +129,9 @@ def test_a_few_steps_teach_a_fixed_answer(name: str) -> None:
             break
     model.eval()
     assert losses[-1] < 0.1, losses
-    reply = engine.generate(
-        ask, Settings(max_tokens=prepare(loaded, ask, Settings()).inputs["input_ids"].shape[1])
-    )
+    # A finished answer has no thought in it: a model that thinks is asked for one at once.
+    at_once = Settings(think=False if switch_of(loaded) else None)
+    n_prompt_tokens = prepare(loaded, ask, at_once).inputs["input_ids"].shape[1]
+    reply = engine.generate(ask, at_once.updated({"max_tokens": n_prompt_tokens}))
     assert reply.text.strip().startswith("two cats on the nets.")
     engine.close()

@@ -11,8 +11,9 @@ from panel_scenes import RICH, picture, question, reply, thumbnail
 from script_vectors import VECTOR_LIST, live_things, render_with_html
 
 from vlm_magic.messages import Exchange, Picture, Text
-from vlm_magic.outputs.cards import proof_items
-from vlm_magic.outputs.transcript import base_css, conversation_bundle, exchange_bundle, growing_bundle
+from vlm_magic.outputs.fragments import proof_items
+from vlm_magic.outputs.styles import style_sheet
+from vlm_magic.outputs.transcript import conversation_bundle, exchange_bundle, growing_bundle
 
 
 def answered(text: str = "Two **circles**.", reason: str = "stop", **figures: object) -> Exchange:
@@ -42,15 +43,12 @@ def test_all_formats_show_question_answer_and_figures() -> None:
     assert "Two **circles**." in bundle["text/markdown"]
 
 
-def test_thumbnails_stand_at_their_place_in_the_text() -> None:
+def test_numbers_stand_at_the_place_of_pictures_and_thumbnails_in_a_row_below_the_words() -> None:
     html = exchange_bundle(answered(), thumbnail=thumbnail)["text/html"]
-    order = [
-        html.index("What changed between"),
-        html.index('alt="picture before'),
-        html.index(" and "),
-        html.index('alt="picture after'),
-    ]
-    assert order == sorted(order)
+    places = ("What changed between", ">1<", " and ", ">2<", "?", 'alt="picture before', 'alt="picture after')
+    assert re.findall("|".join(map(re.escape, places)), without_style(html))[:7] == [
+        "What changed between", ">1<", " and ", ">2<", "?", 'alt="picture before', ">1<",
+    ]  # fmt: skip
     assert html.count("data:image/png;base64,") == 2
     assert 'width="160" height="120"' in html, "sites that strip styles must not show it at full width"
 
@@ -97,20 +95,28 @@ def test_nothing_live_comes_through_from_any_side(vector: str) -> None:
     named = dataclasses.replace(picture(), name=vector, note=vector)
     exchange = Exchange("x", (Text(vector), named), reply=reply(vector, notes=(vector,), model=vector))
     bundle = conversation_bundle([exchange], vector, thumbnail=thumbnail, model=vector)
-    ours = [f"img@src={thumbnail(named)}", "img"]
-    live = [thing for thing in live_things(without_style(bundle["text/html"])) if thing not in ours]
+    live = live_things(without_style(bundle["text/html"]))
+    for ours in (
+        f"img@src={thumbnail(named)}",
+        "img",
+        "details",
+        "summary",
+    ):  # one picture, one row of figures
+        live.remove(ours)
     assert live == []
     assert live_things(render_with_html(bundle["text/markdown"])) == []
 
 
 def test_the_style_sheet_fetches_nothing_and_styles_only_below_its_class() -> None:
-    css = base_css()
+    css = style_sheet("transcript")
     assert "url(" not in css
     assert "@import" not in css
     assert "</" not in css
     for selector in re.findall(r"([^{}]+)\{", css):
         for one in selector.split(","):
-            assert one.strip().startswith((".vlm", ".jp-OutputArea-child:has")), one
+            ours = (".vlm", ".jp-OutputArea-child:has", ".jp-RenderedHTMLCommon:has(> .vlm)", "@container")
+            ours += (".jp-CodeCell.jp-mod-outputsScrolled .jp-OutputArea:has(.vlm-transcript)",)
+            assert one.strip().startswith(ours), one
 
 
 def test_how_an_answer_ended_and_that_it_is_stale_is_said() -> None:
@@ -177,7 +183,54 @@ def test_a_site_that_strips_scripts_and_styles_still_shows_who_said_what_with_pi
     sized = r'<img src="data:image/png[^"]*" alt="picture (\w+)" width="(\d+)" height="(\d+)">'
     assert re.findall(sized, bare) == [("before", "160", "120"), ("after", "160", "120")]
     assert re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", bare)).strip() == (
-        "YouWhat changed between (before, 640×480 px, 64 tokens) and (after, 640×480 px, 81 tokens) ?"
-        "starter (cut off at the token limit) A red circle. "
-        "3 tokens · 2.4 s · 31 tokens/s · prompt 214 tokens (128 for pictures, 64 reused)"
+        "YouWhat changed between (picture 1) and (picture 2)? (picture 1: before, 640×480 px, 64 tokens)"
+        " (picture 2: after, 640×480 px, 81 tokens) starter (cut off at the token limit) A red circle. "
+        "3 tokens · 2.4 s 31 tokens/s · prompt 214 tokens (128 for pictures, 64 reused)"
     )
+
+
+def test_words_alone_are_not_repeated_below_the_cell_that_says_them() -> None:
+    exchange = Exchange("x", (Text("What is a circle?"),), reply=reply("Round."))
+    whole = exchange_bundle(exchange)
+    below = exchange_bundle(exchange, prompt_above="\nWhat is a  circle?\n")
+    assert "What is a circle?" in whole["text/html"]
+    assert "What is a circle?" in whole["text/markdown"]
+    assert "circle" not in below["text/html"]
+    assert "circle" not in below["text/markdown"]
+    assert below["text/plain"] == whole["text/plain"], "which is read elsewhere, too"
+    for kind in ("text/html", "text/markdown"):
+        assert "Round." in below[kind]
+        assert "starter" in below[kind]
+    assert "circle" not in growing_bundle(exchange, "Rou", prompt_above="What is a circle?")["text/html"]
+    # What was put in for a name stands nowhere above, nor do pictures.
+    assert exchange_bundle(exchange, prompt_above="What is a {shape}?") == whole
+    shown = Exchange("x", (Text("Of "), picture()), reply=reply("Round."))
+    assert exchange_bundle(shown, prompt_above="Of ") == exchange_bundle(shown)
+
+
+def test_the_middle_of_a_long_text_is_folded_and_nothing_is_lost() -> None:
+    log = "\n".join(f"line {n} of the log" for n in range(40))
+    words = "".join(f"word{n} " for n in range(400))
+    for text, more in (
+        (f"Look:\n{log}\nWhat is wrong?", "34 more lines"),
+        (f"{words}Why?", " more characters"),
+    ):
+        html = exchange_bundle(Exchange("x", (Text(text), picture()), reply=reply("Nothing.")))["text/html"]
+        asked = re.search(r'<div class="vlm-words" dir="auto">(.*?)</div>', html)[1]  # type: ignore[index]
+        words_alone = asked.partition('<span class="vlm-no"')[0]
+        head, middle, tail = re.split(r"<details.*?</summary>|</details>", words_alone)
+        assert more in asked
+        assert re.sub(r"<[^>]*>", " ", f"{head} {middle} {tail}").split() == text.split()
+        assert len(middle) > len(head) + len(tail)
+        assert tail.endswith(("What is wrong?", "Why?"))
+    short = "\n".join("short" for _ in range(10))
+    assert "<details" not in exchange_bundle(Exchange("x", (Text(short),)))["text/html"]
+
+
+def test_two_figures_are_in_sight_and_the_others_a_click_away() -> None:
+    html = exchange_bundle(answered())["text/html"]
+    brief, rest = re.search(
+        r'<details class="vlm-proof"><summary>(.*?)</summary>(.*?)</details>', html
+    ).groups()  # type: ignore[union-attr]
+    assert visible(brief) == "2 tokens · 2.4 s"
+    assert visible(rest) == "31 tokens/s · prompt 214 tokens (128 for pictures, 64 reused)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,21 +18,22 @@ import pydantic
 import pytest
 import tiny_models
 import torch
-from fake_engine import FakeEngine
 from IPython.core.interactiveshell import InteractiveShell
+from leaning import leaning
 from PIL import Image
 
 import vlm_magic
 from vlm_magic import workspace
 from vlm_magic.errors import GenerationError, ModelKindError, OptionError, TypedAnswerError, VLMError
 from vlm_magic.messages import Picture, Reply, Settings, Text, Turn
-from vlm_magic.models import grammar
+from vlm_magic.models.decoding import grammar
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.outputs.typed import typed_bundle
-from vlm_magic.shell.typed import find_type
-from vlm_magic.starter.scenes import make_scene
+from vlm_magic.outputs.results.typed import typed_bundle
+from vlm_magic.shell.calls.typed import find_type
+from vlm_magic.starter.making.world.scenes import make_scene
 from vlm_magic.tasks.schemas import schema_of, type_name
 from vlm_magic.tasks.typed import constraint_for, typed
+from vlm_magic.testing import ScriptedEngine
 
 
 class Colour(enum.Enum):
@@ -154,14 +154,14 @@ def test_words_that_differ_in_their_capital_alone_stay_apart(starter: LocalEngin
 @pytest.mark.parametrize(
     ("type_", "words"),
     [
-        (5, "no type of an answer"),
-        (Image.Image, "Image is no type"),
-        (typing.Callable, "no type of an answer"),
+        (5, "cannot be the type of an answer"),
+        (Image.Image, "Image cannot be the type"),
+        (typing.Callable, "cannot be the type of an answer"),
         (re.compile(b"red"), "pattern of bytes"),
         (re.compile("^a$", re.MULTILINE), "MULTILINE"),
-        ({"enum": [{1, 2}]}, "JSON schema is none"),
+        ({"enum": [{1, 2}]}, "not a valid JSON schema"),
         (enum.Enum("Nothing", []), "no members"),
-        (list["Unknown"], "no type of an answer"),  # type: ignore[name-defined]  # noqa: F821
+        (list["Unknown"], "cannot be the type of an answer"),  # type: ignore[name-defined]  # noqa: F821
     ],
 )
 def test_what_is_no_type_is_said_in_three_lines(type_: object, words: str) -> None:
@@ -334,7 +334,7 @@ def test_a_processor_serves_transformers_own_generate() -> None:
     """The plain middle: for people who call ``generate`` themselves."""
     engine = local("llava")
     constraint = constraint_for(engine, Literal["dark red", "light blue"])
-    from vlm_magic.models.families import prepare
+    from vlm_magic.models.prompts.prepare import prepare
 
     inputs = prepare(tiny_models.tiny("llava"), question(), Settings()).inputs
     with torch.inference_mode():
@@ -364,7 +364,7 @@ def test_a_form_that_becomes_too_much_is_an_error_not_rubbish() -> None:
     matcher = grammar._compile(tiny_models.tiny("qwen2-vl"), schema_of(int).grammar)
     assert not matcher.consume_token(0) or matcher.is_error()
     processor = grammar.GrammarProcessor(matcher, [1], 430)
-    with pytest.raises(GenerationError, match="too much to follow"):
+    with pytest.raises(GenerationError, match="too complex to follow"):
         processor(torch.zeros((1, 2), dtype=torch.int64), torch.zeros((1, 430)))
 
 
@@ -450,16 +450,16 @@ def test_the_starter_gives_right_typed_answers_on_its_scenes(starter: LocalEngin
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+def fake(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     fresh = workspace.Workspace()
     monkeypatch.setattr(workspace, "_current", fresh)
-    engine = FakeEngine()
-    fresh.add_engine("fake", engine)
+    engine = ScriptedEngine()
+    fresh.models.add("fake", engine)
     return engine
 
 
 @pytest.fixture
-def shell(fake: FakeEngine) -> Iterator[Any]:
+def shell(fake: ScriptedEngine) -> Iterator[Any]:
     shell = InteractiveShell()
     shell.run_line_magic("load_ext", "vlm_magic")
     shell.user_ns.update(Scene=Scene, Colour=Colour, CODE=CODE, SCHEMA=SCHEMA, words=["red", "blue"])
@@ -473,7 +473,7 @@ def run(shell: Any, source: str) -> Any:
 
 
 def test_the_value_lands_in_the_variable_and_shows_as_a_tree(
-    shell: Any, fake: FakeEngine, capsys: pytest.CaptureFixture[str]
+    shell: Any, fake: ScriptedEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = '{"shapes": [{"colour": "red", "form": "circle"}], "count": 1}'
     fake.enqueue(said)
@@ -504,7 +504,7 @@ def test_the_value_lands_in_the_variable_and_shows_as_a_tree(
     ],
 )
 def test_types_are_written_on_the_line_as_in_python(
-    shell: Any, fake: FakeEngine, line: str, said: str, value: object
+    shell: Any, fake: ScriptedEngine, line: str, said: str, value: object
 ) -> None:
     """Brackets may hold spaces; what `typing` calls so needs no import."""
     fake.enqueue(said)
@@ -518,14 +518,14 @@ def test_types_are_written_on_the_line_as_in_python(
     [
         ("--type Scen", "no type 'Scen'"),
         ("--type words", "is a value"),
-        ("--type print(words)", "no name of a type"),
+        ("--type print(words)", "not the name of a type"),
         ("--type list[int", "does not know"),
-        ("--type Scene.nothing", "no type"),
+        ("--type Scene.nothing", "not a type"),
         ("--type Scene --stop x", "do not go together"),
         ("--type Scene --choices a,b", "do not go together"),
     ],
 )
-def test_a_wrong_type_costs_nothing(shell: Any, fake: FakeEngine, line: str, words: str) -> None:
+def test_a_wrong_type_costs_nothing(shell: Any, fake: ScriptedEngine, line: str, words: str) -> None:
     """Said in three lines before the model is asked; the conversation and the variable stay."""
     shell.user_ns["got"] = "before"
     error = run(shell, f"%%vlm {line} -o got\nWhat is it?")
@@ -536,7 +536,7 @@ def test_a_wrong_type_costs_nothing(shell: Any, fake: FakeEngine, line: str, wor
     assert shell.user_ns["got"] == "before"
 
 
-def test_an_answer_cut_short_leaves_the_variable_alone(shell: Any, fake: FakeEngine) -> None:
+def test_an_answer_cut_short_leaves_the_variable_alone(shell: Any, fake: ScriptedEngine) -> None:
     """The turn is kept with its text."""
     fake.enqueue('{"shapes": [{"colour": "red", "form": "circle"}], "count": 1}')
     error = run(shell, "%%vlm --type Scene --max-tokens 3 -o got\nWhat is there?")
@@ -612,7 +612,7 @@ def test_a_huge_value_stays_a_small_tree() -> None:
 
 def test_a_reply_of_another_engine_is_read_by_its_text() -> None:
     """Where the tokens are unknown, an answer that was cut off is not whole."""
-    constraint = constraint_for(FakeEngine(), Literal["red"])
+    constraint = constraint_for(ScriptedEngine(), Literal["red"])
     assert constraint.read(Reply("red")) == "red"
     with pytest.raises(TypedAnswerError):
         constraint.read(Reply("red", finish_reason="length"))
@@ -624,7 +624,8 @@ def test_a_reply_of_another_engine_is_read_by_its_text() -> None:
 
 CELLS = (
     "%load_ext vlm_magic\n%vlm_load\nfrom typing import Annotated, Literal\nimport pydantic\n"
-    "from vlm_magic.starter.scenes import make_scene\npicture = make_scene(14, n_objects=1).picture\n"
+    "from vlm_magic.starter.making.world.scenes import make_scene\n"
+    "picture = make_scene(14, n_objects=1).picture\n"
     "Words = Annotated[list[Literal['word']], pydantic.Field(min_length=900)]\n"
     "Colour = Literal['red', 'green', 'blue', 'pink', 'yellow', 'orange', 'black', 'white']",
     "class Thing(pydantic.BaseModel):\n    colour: Colour\n    form: Literal['circle', 'square', 'star']\n\n"
@@ -648,7 +649,7 @@ def test_a_typed_answer_in_jupyterlab_is_a_tree_live_and_saved(tmp_path: Path) -
     folder = tmp_path / "notebooks"
     folder.mkdir()
     jupyter.write_notebook(folder / "typed.ipynb", *CELLS)
-    shots = Path(os.environ.get("VLM_MAGIC_SCREENSHOTS", "") or os.devnull)
+    shots = jupyter.SHOTS
 
     def output_of(page: Any, index: int) -> str:
         return " ".join(jupyter.output_text(page, index).split())
@@ -701,3 +702,35 @@ def test_a_typed_answer_in_jupyterlab_is_a_tree_live_and_saved(tmp_path: Path) -
         if shots.is_dir():
             tree.scroll_into_view_if_needed()
             page.screenshot(path=shots / "typed-saved.png")
+
+
+@dataclasses.dataclass
+class Blob:
+    """A dataclass with a field that no text says."""
+
+    name: str
+    data: list[bytes]
+
+
+@pytest.mark.parametrize(
+    "type_", [complex, bytes, bytearray, memoryview, list[bytes], dict[str, complex], Blob], ids=str
+)
+def test_values_that_no_text_says_are_refused(type_: object) -> None:
+    """Pydantic takes bytes and complex numbers for strings of any kind."""
+    with pytest.raises(OptionError, match="cannot be the type of an answer") as caught:
+        schema_of(type_)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["idefics3", "qwen2-vl"])
+def test_a_space_is_no_way_out_for_a_model_that_would_rather_say_something_else(name: str) -> None:
+    """A type allows one before an answer, as templates teach it; the answer itself never begins with it."""
+    loaded = tiny_models.tiny(name)
+    tokenizer = loaded.tokenizer
+    blanks = [n for n in range(len(tokenizer)) if tokenizer.decode([n]) == " "]
+    with leaning(loaded.model, blanks, 1e4):
+        turns = [Turn("user", (Picture(None, "p", Image.new("RGB", (48, 48))), Text("Is it?")))]
+        reply = LocalEngine(loaded).generate(turns, Settings(max_tokens=8, grammar=schema_of(bool).grammar))
+    assert blanks
+    assert reply.text in ("yes", "no", "true", "false", "Yes", "No", "True", "False")
+    assert reply.token_ids[0] not in blanks

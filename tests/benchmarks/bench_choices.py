@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from large_models import large
 
 from vlm_magic.messages import Picture, Settings, Text, Turn
+from vlm_magic.models.decoding.scoring import replies_ids
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.scoring import reply_ids
-from vlm_magic.starter.scenes import plan_scene
-from vlm_magic.tasks.choices import Choices
-from vlm_magic.tasks.classifying import classify
+from vlm_magic.starter.making.world.scenes import plan_scene
+from vlm_magic.tasks.choices.choices import Choices
+from vlm_magic.tasks.classify import classify
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 CHOICES = tuple(f"{size}{colour}" for size in ("", "dark ") for colour in COLOURS)
@@ -76,7 +76,7 @@ def bench(name: str, n_pictures: int) -> str:
     scenes = [plan_scene(Random(f"bench {n}"), n_objects=1) for n in range(n_pictures + 2)]
     pictures = [Picture(None, f"s{n}", scene.picture, f"bench {n}") for n, scene in enumerate(scenes)]
     turns = [Turn("user", (pictures[0], Text(QUESTION)))]
-    ids = [reply_ids(engine.loaded, turns, choice, Settings()) for choice in CHOICES]
+    ids = [replies_ids(engine.loaded, turns, [choice], Settings())[0] for choice in CHOICES]
 
     def plain(picture: Picture) -> list[float]:
         return [plain_score(engine, plain_inputs(engine, picture), each) for each in ids]
@@ -117,7 +117,7 @@ def bench(name: str, n_pictures: int) -> str:
 
 
 def _starter() -> LocalEngine:
-    from vlm_magic.models.loading import load_model
+    from vlm_magic.models.checkpoints.loading import load_model
 
     return LocalEngine(load_model("starter"))
 

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the checkout, when it is n
 import numpy as np
 from PIL import Image
 
-from vlm_magic.inputs import seen
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.inputs.pictures import to_picture
+from vlm_magic.inputs.pixels import decoded_cache
 from vlm_magic.inputs.prompt import parse_prompt
 from vlm_magic.inputs.thumbnails import forget_thumbnails, thumbnail_bytes
 
@@ -77,7 +77,7 @@ def bench_photographs(paths: list[Path]) -> None:
 
     def ours() -> None:
         for path in paths:
-            seen.forget()
+            decoded_cache.forget()
             to_picture(path, options=options)
 
     def plain() -> None:
@@ -107,7 +107,7 @@ def bench_whole(path: Path) -> None:
     data = path.read_bytes()
 
     def first() -> None:
-        seen.forget()
+        decoded_cache.forget()
         to_picture(data)
 
     first_s = seconds(first)

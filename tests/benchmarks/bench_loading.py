@@ -26,8 +26,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from vlm_magic.models import memory
-from vlm_magic.models.estimate import estimate
-from vlm_magic.models.loading import LoadOptions, load_model
+from vlm_magic.models.checkpoints.estimate import estimate
+from vlm_magic.models.checkpoints.loading import load_model
+from vlm_magic.models.load_options import LoadOptions
 from vlm_magic.starter import WEIGHTS
 
 QUANTIZATIONS = [None, "bnb-8bit", "bnb-4bit", "quanto-int8", "torchao-int8"]

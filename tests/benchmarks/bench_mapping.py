@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from vlm_magic.messages import Settings, Text, Turn
 from vlm_magic.models import memory
+from vlm_magic.models.checkpoints.loading import load_model
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.loading import load_model
-from vlm_magic.starter.scenes import make_scene
+from vlm_magic.starter.making.world.scenes import make_scene
 from vlm_magic.tasks.examples import example_turns
-from vlm_magic.tasks.mapping import PictureMap
+from vlm_magic.tasks.map.mapping import PictureMap
 
 QUESTION = "Describe the picture."
 N_ROUNDS = 3

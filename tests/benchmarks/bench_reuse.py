@@ -33,8 +33,11 @@ from large_models import BUILDS, large
 from PIL import Image
 
 from vlm_magic.messages import Part, Picture, Settings, Text, Turn
-from vlm_magic.models import families, memory, scoring
+from vlm_magic.models import memory
+from vlm_magic.models.decoding import scoring
 from vlm_magic.models.engine import LocalEngine
+from vlm_magic.models.prompts import token_ids
+from vlm_magic.models.prompts.prepare import prepare
 
 N_CHATS = 3
 N_TURNS = 20
@@ -111,13 +114,13 @@ def plain_generate(engine: LocalEngine, turns: list[Turn], n_tokens: int) -> Non
 def endless(engine: LocalEngine) -> Iterator[None]:
     """No end token on either side: both make as many tokens as they are asked for."""
     config = engine.model.generation_config
-    eos, stop_ids = config.eos_token_id, families.stop_token_ids
+    eos, stop_ids = config.eos_token_id, token_ids.stop_token_ids
     config.eos_token_id = None
-    families.stop_token_ids = lambda loaded, settings: []
+    token_ids.stop_token_ids = lambda loaded, settings: []
     try:
         yield
     finally:
-        config.eos_token_id, families.stop_token_ids = eos, stop_ids
+        config.eos_token_id, token_ids.stop_token_ids = eos, stop_ids
 
 
 def chat(seed: int) -> Iterator[list[Turn]]:
@@ -228,9 +231,9 @@ def bench_scoring(engine: LocalEngine) -> Iterator[str]:
     for seed in (11, 12, 13):
         shown = pictures(seed)
         turns = [Turn("user", (shown[0], shown[1], Text("What is it?")))]
-        ids = [scoring.reply_ids(loaded, turns, choice, Settings()) for choice in choices]
+        ids = [scoring.replies_ids(loaded, turns, [choice], Settings())[0] for choice in choices]
 
-        inputs = memory.to_device(families.prepare(loaded, turns, Settings()).inputs, loaded)
+        inputs = memory.to_device(prepare(loaded, turns, Settings()).inputs, loaded)
 
         def full(
             turns: list[Turn] = turns, inputs: dict[str, Any] = inputs, ids: list[list[int]] = ids

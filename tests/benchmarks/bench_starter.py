@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 import vlm_magic
 from vlm_magic.starter import WEIGHTS
-from vlm_magic.starter.dialogues import make_dialogue
+from vlm_magic.starter.making.dialogues.dialogues import make_dialogue
 
 N_ROUNDS = 15
 N_DIALOGUES = 2_000

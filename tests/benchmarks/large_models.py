@@ -13,7 +13,9 @@ from typing import Any
 import tiny_models as tiny
 from tiny_parts import byte_tokenizer, ids_of, llama_text, piece_tokenizer, save
 
-from vlm_magic.models.loading import Loaded, load_model
+from vlm_magic.models.checkpoints.loading import load_model
+from vlm_magic.models.load_options import LoadOptions
+from vlm_magic.models.loaded import Loaded
 
 SIDE = 224
 TEXT = {
@@ -161,11 +163,48 @@ def qwen2_vl(folder: Path) -> None:
     save(folder, model, tokenizer, processor, "Qwen2VLProcessor", template=tiny.QWEN_VL_CHAT)
 
 
-BUILDS = {"idefics2": idefics2, "idefics3": idefics3, "llava": llava, "qwen2-vl": qwen2_vl}
+def smolvlm_256m(folder: Path) -> None:
+    """A text model of SmolVLM-256M's shape; the vision tower is a small one."""
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    specials = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
+    tokenizer = byte_tokenizer(specials, bos="<|im_start|>", eos="<|im_end|>", pad="<|im_end|>")
+    shape = {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+    }
+    text = {**llama_text(tokenizer, **shape), "vocab_size": 49_280}
+    config = Idefics3Config(
+        text_config={"model_type": "llama", **text},
+        vision_config={**VISION, "num_hidden_layers": 2},
+        scale_factor=2,
+        pad_token_id=tokenizer.pad_token_id,
+        **ids_of(tokenizer, image_token_id="<image>"),
+    )
+    processor = Idefics3ImageProcessorPil(
+        size={"longest_edge": SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=False
+    )
+    model = Idefics3ForConditionalGeneration(config)
+    template = "<|im_start|>" + tiny.IDEFICS_CHAT
+    save(folder, model, tokenizer, processor, "Idefics3Processor", template=template, image_seq_len=64)
 
 
-def large(name: str) -> Loaded:
+BUILDS = {
+    "idefics2": idefics2,
+    "idefics3": idefics3,
+    "llava": llava,
+    "qwen2-vl": qwen2_vl,
+    "smolvlm-256m": smolvlm_256m,
+}
+
+
+def large(name: str, options: LoadOptions | None = None) -> Loaded:
     """A large build, saved to disk and loaded again."""
     with tempfile.TemporaryDirectory(prefix="large-models-") as folder:
         BUILDS[name](Path(folder) / name)
-        return load_model(Path(folder) / name)
+        return load_model(Path(folder) / name, options)

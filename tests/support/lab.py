@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -29,6 +30,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SHOTS = Path(os.environ.get("VLM_MAGIC_SCREENSHOTS", "") or os.devnull)
 TIMEOUT_MS = 120_000  # two busy cores are slow; nothing here waits longer without a reason
 
 _CHROMIUM_ARGUMENTS = [
@@ -357,7 +359,7 @@ def lacks(locator: Any, words: str) -> None:
     expect(locator).not_to_contain_text(words, use_inner_text=True, timeout=_PATIENCE_MS)
 
 
-def reads(locator: Any, words: str) -> None:
+def reads(locator: Any, words: str | re.Pattern[str]) -> None:
     """A person reads nothing but ``words`` there, now or soon."""
     from playwright.sync_api import expect
 
@@ -372,6 +374,33 @@ def screenshot(page: Any, path: Path, selector: str = "") -> Path:
     else:
         page.screenshot(path=str(path))
     return path
+
+
+def shoot(page: Any, name: str, selector: str = "") -> None:
+    """Keep a picture where somebody asked for pictures, by VLM_MAGIC_SCREENSHOTS=FOLDER."""
+    if SHOTS.is_dir():
+        screenshot(page, SHOTS / f"{name}.png", selector)
+
+
+def check_accessible(page: Any, where: str) -> None:
+    """Nothing is wrong there by axe, in the light theme and in the dark one."""
+    axe = need_part("VLM_MAGIC_AXE", "axe.min.js of axe-core")
+    page.add_script_tag(path=axe)
+    for theme, is_light in (("JupyterLab Dark", "false"), ("JupyterLab Light", "true")):
+        page.evaluate("name => jupyterapp.commands.execute('apputils:change-theme', {theme: name})", theme)
+        page.wait_for_selector(f"body[data-jp-theme-light={is_light}]", state="attached")
+        page.wait_for_timeout(400)  # transitions of colours
+        run = "where => axe.run({include: [[where]]}, {resultTypes: ['violations']})"
+        found = page.evaluate(run, where)["violations"]
+        assert [f"{v['id']}: {n['html'][:120]}" for v in found for n in v["nodes"]] == []
+        shoot(page, f"axe-{where.strip('.').split('.')[-1]}-{'light' if is_light == 'true' else 'dark'}")
+
+
+def asked(page: Any, cell: int, code: str) -> str:
+    """Run ``code`` in a cell that is not in sight of the panel; what it prints."""
+    set_cell(page, cell, code)
+    run_cell(page, cell)
+    return str(output_area(page, cell).inner_text()).strip()
 
 
 def write_notebook(path: Path, *cells: str, kernel: str = "python3") -> Path:

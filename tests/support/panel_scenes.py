@@ -6,12 +6,14 @@ import base64
 import io
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from vlm_magic.messages import Chunk, Exchange, Picture, Progress, Reply, Text
-from vlm_magic.outputs.views import choose_view
+from vlm_magic.outputs.answer_views import choose_view
+from vlm_magic.outputs.panel.composer import Typed
 
 RICH = """The two scenes differ in **three** ways:
 
@@ -125,11 +127,16 @@ class Chat:
     """What ``%vlm_chat`` does, with scripted answers: every action of the panel, one answer at a time."""
 
     def __init__(
-        self, *texts: str, tokens_per_s: float = 100.0, exchanges: tuple[Exchange, ...] = ()
+        self,
+        *texts: str,
+        tokens_per_s: float = 100.0,
+        exchanges: tuple[Exchange, ...] = (),
+        thought: str = "",
     ) -> None:
         from vlm_magic.outputs.chat import ChatView
 
         self.texts = list(texts)
+        self.thought = thought
         self.tokens_per_s = tokens_per_s
         self.exchanges = list(exchanges)
         self.actions: list[dict[str, Any]] = []
@@ -155,7 +162,8 @@ class Chat:
         elif kind in ("regenerate", "refresh", "edit"):
             exchange = found[0]
             if kind == "edit":
-                exchange.parts = action["parts"]
+                asked, exchange.parts = exchange.parts, tuple(map(self.decoded, action["parts"]))
+                exchange.reply = replace(exchange.reply, asked=asked)  # type: ignore[type-var]
                 for later in self.exchanges[self.exchanges.index(exchange) + 1 :]:
                     later.is_stale = True
             exchange.alternatives += [exchange.reply] if exchange.reply else []
@@ -171,9 +179,11 @@ class Chat:
             self.view.update(self.exchanges)
 
     def decoded(self, part: Any) -> Any:
-        if isinstance(part, Text):
+        if isinstance(part, Typed):
             if "{missing}" in part.text:
                 raise LookupError("no variable 'missing' in this notebook")
+            return Text(part.text)
+        if isinstance(part, Text) or part.image is not None:
             return part
         image = Image.open(io.BytesIO(part.source)).convert("RGB")
         return Picture(part.source, name=part.name, image=image, digest=part.name)
@@ -191,13 +201,17 @@ class Chat:
             self.view.progress(exchange, Progress("queued", 1))
         with self.turn:
             said, reason = "", "stop"
-            for n, piece in enumerate(_pieces(text), start=1):
+            thoughts = _pieces(self.thought) if self.thought else []
+            for n, piece in enumerate(thoughts, start=1):
+                self.view.push(exchange, Chunk("", n, thinking=piece))
+                time.sleep(1 / self.tokens_per_s)
+            for n, piece in enumerate(_pieces(text), start=len(thoughts) + 1):
                 if exchange.id in self.stops:
                     reason = "interrupted"
                     break
                 said += piece
                 self.view.push(exchange, Chunk(piece, n))
                 time.sleep(1 / self.tokens_per_s)
-            exchange.reply = reply(said, reason)
+            exchange.reply = reply(said, reason, thinking=self.thought, n_thinking_tokens=len(thoughts))
             self.view.finish(exchange)
             self.view.save(self.exchanges)

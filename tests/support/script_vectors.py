@@ -86,7 +86,7 @@ $\require{html}\cssId{x}{y}$
 ``` "><img src=x onerror=window.PWNED=1>
 ~~~<script>window.PWNED=1</script>
 | <img src=x onerror=window.PWNED=1> | b |
-@@0@@ <script>window.PWNED=1</script> $x$ @@1@@
+0 <script>window.PWNED=1</script> $x$ 1
 1. x\n\n   ```\n   <script>window.PWNED=1</script>\n   ```
 > ```\n> <img src=x onerror=window.PWNED=1>\n> ```
 \`<img src=x onerror=window.PWNED=1>`

@@ -5,22 +5,32 @@ walk the same path as people. The tokenizers are trained on the spot with the fa
 the chat templates are written here in the form that the family uses. The weights are random: nothing these
 models say means anything.
 
-A new family is one function here with `@builder` above it, and one row in `vlm_magic.models.families`.
+A new family is one function here with `@builder` above it, and one row in
+`vlm_magic.models.prompts.families`.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import tiny_captioners  # noqa: F401  (registers its builds)
+import tiny_further  # noqa: F401  (registers its builds)
+import tiny_newest  # noqa: F401  (registers its builds)
+import tiny_today  # noqa: F401  (registers its builds)
 import torch
 from tiny_parts import (
+    MORE,
+    NOT_BUILT,
+    QWEN_SPECIALS,
     SIDE,
+    TINY,
+    Tiny,
+    builder,
     byte_tokenizer,
     clip_vision,
     ends_of,
@@ -43,45 +53,17 @@ from tiny_templates import (
     QWEN_VL_CHAT,
 )
 
-__all__ = ["TINY", "Tiny", "build_large", "build_wide_cache", "copy_of", "folder_of", "tiny"]
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """One tiny build.
-
-    Attributes:
-        name: of the build ("idefics2-chatty").
-        model_type: of its configuration.
-        build: writes the folder.
-        max_pictures: as the family's row says.
-        needs_picture: likewise.
-        is_chat: whether it has a chat template.
-        tokens_per_picture: of a 64 by 48 picture, marks included; None where it depends on more.
-    """
-
-    name: str
-    model_type: str
-    build: Callable[[Path], None]
-    max_pictures: int | None = None
-    needs_picture: bool = False
-    is_chat: bool = True
-    tokens_per_picture: int | None = None
-
-
-TINY: dict[str, Tiny] = {}
-
-
-def builder(
-    name: str, model_type: str, **facts: Any
-) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
-    """Register a function that writes a folder."""
-
-    def register(build: Callable[[Path], None]) -> Callable[[Path], None]:
-        TINY[name] = Tiny(name, model_type, build, **facts)
-        return build
-
-    return register
+__all__ = [
+    "MORE",
+    "NOT_BUILT",
+    "TINY",
+    "Tiny",
+    "build_large",
+    "build_wide_cache",
+    "copy_of",
+    "folder_of",
+    "tiny",
+]
 
 
 @cache
@@ -96,7 +78,7 @@ def folder_of(name: str) -> Path:
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
     try:
-        TINY[name].build(folder)
+        {**TINY, **MORE}[name].build(folder)
     finally:
         torch.random.set_rng_state(state)
     return folder
@@ -111,7 +93,7 @@ def copy_of(name: str, target: Path) -> Path:
 @cache
 def tiny(name: str) -> Any:
     """A tiny build, loaded; shared by all tests of a session, so leave it as it is."""
-    from vlm_magic.models.loading import load_model
+    from vlm_magic.models.checkpoints.loading import load_model
 
     return load_model(folder_of(name))
 
@@ -368,11 +350,6 @@ def build_llava_onevision(folder: Path) -> None:
 
 # ---- Qwen --------------------------------------------------------------------------------------
 
-_QWEN_SPECIALS = [
-    "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
-    "<|video_pad|>",
-]  # fmt: skip
-
 
 def _build_qwen(
     folder: Path, kind: str, vision: dict[str, Any], processor_class: str, text: dict[str, Any]
@@ -381,7 +358,7 @@ def _build_qwen(
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     tokenizer = byte_tokenizer(
-        _QWEN_SPECIALS, words=["<tool_call>", "</tool_call>"], eos="<|im_end|>", pad="<|endoftext|>"
+        QWEN_SPECIALS, words=["<tool_call>", "</tool_call>"], eos="<|im_end|>", pad="<|endoftext|>"
     )
     rope = {"rope_type": "default", "mrope_section": [4, 6, 6]}
     config = getattr(transformers, f"{kind}Config")(
@@ -657,9 +634,11 @@ def save_instructblip(folder: Path, tokenizer: Any, text_config: dict[str, Any])
 def first_of_decoder(model: Any) -> dict[str, Any]:
     """What a forward needs beside the prompt where a decoder writes the answer: its first token."""
     text = model.config.get_text_config()
-    if not text.is_encoder_decoder:
+    if not (model.config.is_encoder_decoder or text.is_encoder_decoder):
         return {}
-    return {"decoder_input_ids": torch.tensor([[text.decoder_start_token_id]])}  # (1, 1) int64
+    start = getattr(text, "decoder_start_token_id", None)
+    start = model.generation_config.decoder_start_token_id if start is None else start
+    return {"decoder_input_ids": torch.tensor([[start]])}  # (1, 1) int64
 
 
 # ---- not tiny ----------------------------------------------------------------------------------

@@ -6,14 +6,69 @@ Neighbours: `tiny_models` puts them together, one function a family; `tiny_templ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 SIDE = 32  # pixels of a picture, or of a tile
+
+QWEN_SPECIALS = [
+    "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
+    "<|video_pad|>",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One tiny build.
+
+    Attributes:
+        name: of the build ("idefics2-chatty").
+        model_type: of its configuration.
+        build: writes the folder.
+        max_pictures: as the family's row says.
+        needs_picture: likewise.
+        is_chat: whether it has a chat template.
+        tokens_per_picture: of a 64 by 48 picture, marks included; None where it depends on more.
+        is_further: whether it goes through the contract of families alone, and through no other tests.
+        needs_package: a package that the architecture cannot be made without; "" for none.
+    """
+
+    name: str
+    model_type: str
+    build: Callable[[Path], None]
+    max_pictures: int | None = None
+    needs_picture: bool = False
+    is_chat: bool = True
+    tokens_per_picture: int | None = None
+    needs_package: str = ""
+    is_further: bool = False
+
+
+TINY: dict[str, Tiny] = {}
+MORE: dict[str, Tiny] = {}  # further ones
+NOT_BUILT: dict[str, str] = {}  # name of a build → the package that it lacks here
+
+
+def builder(
+    name: str, model_type: str, **facts: Any
+) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
+    """Register a function that writes a folder, where what it needs is installed."""
+
+    def register(build: Callable[[Path], None]) -> Callable[[Path], None]:
+        package = facts.get("needs_package")
+        if package and find_spec(package) is None:
+            NOT_BUILT[name] = package
+        else:
+            (MORE if facts.get("is_further") else TINY)[name] = Tiny(name, model_type, build, **facts)
+        return build
+
+    return register
 
 
 CORPUS = [

@@ -11,17 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from panel_scenes import RICH, question, reply
+from PIL import Image
 
 from vlm_magic.errors import ConversationError
-from vlm_magic.messages import Exchange, Picture, Settings, Text
-from vlm_magic.outputs.saved import (
+from vlm_magic.inputs.thumbnails import thumbnail_data_uri
+from vlm_magic.messages import Exchange, Picture, Reply, Settings, Text
+from vlm_magic.outputs.records import (
     METADATA_KEY,
     exchanges_in,
     from_record,
     metadata_for,
+    metadata_of_several,
     read_notebook,
     to_record,
 )
+from vlm_magic.outputs.transcript import exchange_bundle
 
 
 def answered(number: int = 1, text: str = RICH, **figures: Any) -> Exchange:
@@ -135,7 +139,7 @@ def test_a_file_that_cannot_be_read_is_a_short_error(tmp_path: Path, text: str) 
     with pytest.raises(ConversationError, match=r"no notebook 'x\.ipynb'"):
         read_notebook(path)
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(ConversationError, match=r"x\.ipynb is no notebook") as caught:
+    with pytest.raises(ConversationError, match=r"x\.ipynb cannot be read as a notebook") as caught:
         read_notebook(path)
     assert len(str(caught.value)) < 600
 
@@ -151,6 +155,15 @@ def test_pixels_and_token_ids_stay_out_of_the_file() -> None:
     text = json.dumps(metadata_for([answered(token_ids=(1, 2, 3))], "main"))
     assert "token_ids" not in text
     assert len(text) < 5_000
+
+
+def test_records_of_another_version_are_left_alone() -> None:
+    """What a later version means by its fields is not guessed at."""
+    kept = metadata_for([answered()], "main")
+    assert len(list(exchanges_in(notebook(kept)))) == 1
+    for version in (2, "1", None):
+        kept[METADATA_KEY]["version"] = version
+        assert list(exchanges_in(notebook(kept))) == []
 
 
 @pytest.mark.parametrize(
@@ -195,3 +208,25 @@ def test_no_file_makes_reading_fail(whole: dict[str, Any], part: Any) -> None:
         exchanges_in(notebook({METADATA_KEY: {"version": 1, "conversation": "m", "exchanges": [part]}}, part))
     )
     from_record(part)
+
+
+def test_an_output_may_hold_several_conversations(tmp_path: Path) -> None:
+    """A panel's, that showed one after the other: all of them come back, with their thumbnails."""
+    red, blue = (Picture(None, c, Image.new("RGB", (8, 8), c), c) for c in ("red", "blue"))
+    turns = {
+        name: Exchange(f"{name}-1", (Text("see "), shown), reply=Reply("yes"), place=1, answered_at=1.0)
+        for name, shown in (("cats", red), ("main", blue))
+    }
+    metadata = metadata_of_several(metadata_for([turn], name, is_whole=True) for name, turn in turns.items())
+    html = "".join(
+        exchange_bundle(turn, thumbnail=thumbnail_data_uri)["text/html"] for turn in turns.values()
+    )
+    output = {"data": {"text/html": html}, "metadata": metadata}
+    path = tmp_path / "several.ipynb"
+    path.write_text(json.dumps({"cells": [{"outputs": [output]}]}))
+    saved = read_notebook(path)
+    assert {name: [turn.id for turn in found] for name, found in saved.conversations.items()} == {
+        "cats": ["cats-1"],
+        "main": ["main-1"],
+    }
+    assert sorted(saved.thumbnails) == ["blue", "red"]

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from tiny_models import folder_of
 
 from vlm_magic import workspace
-from vlm_magic.models.detokenizer import Detokenizer
+from vlm_magic.models.decoding.detokenizer import Detokenizer
 
 IMAGE, FAKE, END = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
 BASE = ("idefics", "idefics2-base")
@@ -113,16 +113,16 @@ def models() -> Iterator[workspace.Workspace]:
     """All four checkpoints, loaded once, as ``%vlm_load FOLDER --as NAME`` does."""
     loaded = workspace.Workspace()
     for name in (*BASE, *CHAT):
-        loaded.load(folder_of(name), name=name)
+        loaded.models.load(folder_of(name), name=name)
     yield loaded
     for name in (*BASE, *CHAT):
-        loaded.unload(name)
+        loaded.models.unload(name)
 
 
 @pytest.fixture
 def shell(models: workspace.Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(workspace, "_current", models)
-    models.session().reset()
+    models.conversations.session().reset()
     shell = InteractiveShell()
     shell.run_line_magic("load_ext", "vlm_magic")
     shell.user_ns.update(photo=photo(1), tower=photo(1), liberty=photo(2), categories=CATEGORIES)
@@ -134,7 +134,7 @@ def cell(shell: Any, name: str, options: str, body: str) -> list[int]:
     """Run one cell; the tokens of its answer."""
     result = shell.run_cell(f"%%vlm -m {name} {options}\n{body}", store_history=True)
     assert result.error_in_exec is None, result.error_in_exec
-    reply = workspace.current().session().conversation.exchanges[-1].reply
+    reply = workspace.current().conversations.session().conversation.exchanges[-1].reply
     assert reply is not None
     assert reply.token_ids, "an empty answer proves nothing"
     return list(reply.token_ids)
@@ -304,7 +304,7 @@ def test_a_batch_of_three(shell: Any, name: str) -> None:
         store_history=True,
     )
     assert result.error_in_exec is None
-    assert not workspace.current().session().conversation.exchanges, "outside the conversation"
+    assert not workspace.current().conversations.session().conversation.exchanges, "outside the conversation"
     processor, _ = plain_model(name)
     words = "This is an image of"
     match name:
@@ -366,7 +366,7 @@ def test_the_conversation_goes_on_from_cell_to_cell(shell: Any) -> None:
     """The first answer is the model's own; the second question sees it and both pictures."""
     name = "idefics-instruct"
     cell(shell, name, "--max-tokens 6", "What is in this image?{photo}")
-    first = workspace.current().session().conversation.exchanges[-1].reply
+    first = workspace.current().conversations.session().conversation.exchanges[-1].reply
     assert first is not None
     said = cell(shell, name, "--max-tokens 20", "{liberty}And who is that?")
     processor, _ = plain_model(name)
@@ -383,5 +383,5 @@ def test_forbidden_words_of_one_s_own(shell: Any, name: str) -> None:
     assert free.error_in_exec is None
     word = shell.user_ns["free"].split()[0]
     cell(shell, name, f'--bad-words "{word}","zebra crossing" --max-tokens 12', "{photo}This is ")
-    reply = workspace.current().session().conversation.exchanges[-1].reply
+    reply = workspace.current().conversations.session().conversation.exchanges[-1].reply
     assert word not in reply.text.split()

@@ -17,8 +17,9 @@ from transformers import LogitsProcessor
 
 import vlm_magic
 from vlm_magic.messages import Picture, Settings, Text, Turn
-from vlm_magic.models import families
 from vlm_magic.models.engine import LocalEngine
+from vlm_magic.models.prompts import token_ids
+from vlm_magic.models.prompts.prepare import prepare
 
 
 @cache
@@ -125,7 +126,7 @@ def test_bad_words_ids_keep_the_image_tokens_out() -> None:
     assert engine.loaded is not None
     words = ["<image>", "<fake_token_around_image>"]
     ids = {engine.loaded.tokenizer.convert_tokens_to_ids(word) for word in words}
-    assert ids <= set(families.forbidden_token_ids(engine.loaded))
+    assert ids <= set(token_ids.forbidden_token_ids(engine.loaded))
     session = vlm_magic.Session(engine)
     word = session.ask(photo(1), "This is ", max_tokens=12).text.split()[0]
     reply = vlm_magic.Session(engine).ask(photo(1), "This is ", max_tokens=12, bad_words=(word,))
@@ -169,7 +170,7 @@ def test_idefics_instruct_in_conversation_with_its_exit_condition() -> None:
         Turn("assistant", (Text(said),)),
         Turn("user", (Picture(None, "cat", photo(2)), Text("And who is that?"))),
     ]
-    prepared = families.prepare(engine.loaded, turns, Settings())
+    prepared = prepare(engine.loaded, turns, Settings())
     assert prepared.inputs["input_ids"].tolist() == inputs["input_ids"].tolist()
     reply = engine.start(turns, Settings(max_tokens=50), logits_processors=[end]).wait(60)
     assert reply is not None

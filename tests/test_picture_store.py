@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vlm_magic.inputs.kept import PictureStore, _hash
+from vlm_magic.inputs.picture_store import PictureStore, _hash
 from vlm_magic.inputs.pictures import to_picture
 from vlm_magic.messages import Picture
 

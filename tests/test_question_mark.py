@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from vlm_magic.shell.questions import allow_questions, forbid_questions
+from vlm_magic.shell.question_mark import allow_questions, forbid_questions
 
 
 @pytest.fixture
@@ -32,6 +32,14 @@ def shell() -> Iterator[Any]:
 def test_a_question_is_a_prompt(shell: Any, line: str) -> None:
     words = line.removeprefix("%vlm ")
     assert shell.transform_cell(line) == f"get_ipython().run_line_magic('vlm', {words!r})\n"
+
+
+@pytest.mark.parametrize("target", ["reply", "told[5 % 2]"])
+def test_a_questions_value_may_be_assigned(shell: Any, target: str) -> None:
+    assert shell.transform_cell(f"{target} = %vlm -c other Where is it?\nprint(1)\n") == (
+        f"{target} = get_ipython().run_line_magic('vlm', '-c other Where is it?')\nprint(1)\n"
+    )
+    assert "pinfo" in shell.transform_cell("x = y?")
 
 
 def test_a_question_may_stand_in_a_loop(shell: Any) -> None:

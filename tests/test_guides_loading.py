@@ -19,10 +19,13 @@ from transformers import AutoProcessor
 
 from vlm_magic.errors import OptionError
 from vlm_magic.messages import Picture, Settings, Text, Turn
+from vlm_magic.models.checkpoints.loading import load_model
 from vlm_magic.models.engine import LocalEngine
-from vlm_magic.models.families import Prepared, forbidden_token_ids, prepare, prepare_batch, stop_token_ids
-from vlm_magic.models.loading import Loaded, LoadOptions, load_model
-from vlm_magic.tasks.training import IGNORED, training_batch
+from vlm_magic.models.load_options import LoadOptions
+from vlm_magic.models.loaded import Loaded, Prepared
+from vlm_magic.models.prompts.prepare import prepare, prepare_batch
+from vlm_magic.models.prompts.token_ids import forbidden_token_ids, stop_token_ids
+from vlm_magic.tasks.training.batch import IGNORED, training_batch
 
 torch.set_num_threads(1)
 FAKE, IMAGE, END = "<fake_token_around_image>", "<image>", "<end_of_utterance>"

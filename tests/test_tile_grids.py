@@ -8,9 +8,11 @@ from PIL import Image
 from tiny_models import folder_of, tiny
 
 from vlm_magic.messages import Picture, Settings, Text, Turn
-from vlm_magic.models.families import prepare
-from vlm_magic.models.loading import Loaded, LoadOptions, load_model
-from vlm_magic.models.tiles import tile_grids
+from vlm_magic.models.checkpoints.loading import load_model
+from vlm_magic.models.load_options import LoadOptions
+from vlm_magic.models.loaded import Loaded
+from vlm_magic.models.prompts.prepare import prepare
+from vlm_magic.models.prompts.tile_grids import tile_grids
 
 torch.set_num_threads(1)
 
