@@ -103,12 +103,13 @@ def test_a_part_is_marked_with_keys_alone(lab: Lab, browser: Any) -> None:
 
 
 def test_who_writes_while_the_panel_is_built_anew_writes_on(lab: Lab, browser: Any) -> None:
-    """The kernel may rename the conversation, offer menus or change settings at any moment."""
-    engine = "engine = script('First.', 'Second.')\nfrom vlm_magic.workspace import current"
+    """The kernel may rename a conversation, change settings or offer something at any moment."""
+    engine = "engine = script('First.', 'Second.')\nfrom vlm_magic.outputs.panel.widget import ChatPanel\nimport gc"
     write_notebook(lab.folder / "anew.ipynb", f"{SETUP}\n{engine}", "%vlm_chat")
-    rename = """([from, to]) => jupyterapp.shell.currentWidget.sessionContext.session.kernel
-        .requestExecute({ code: `current().conversations.rename("${from}", "${to}")`, silent: true })
-        .done.then((reply) => reply.content.status)"""
+    rename = """(name) => jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({
+        code: `[panel] = [one for one in gc.get_objects() if isinstance(one, ChatPanel)]; panel.title = "${name}"`,
+        silent: true,
+      }).done.then((reply) => reply.content.status)"""
     with browser_page(lab, "anew.ipynb", browser=browser) as page:
         run_all(page)
         box = page.locator(".vlm-whole .vlm-input")
@@ -116,8 +117,8 @@ def test_who_writes_while_the_panel_is_built_anew_writes_on(lab: Lab, browser: A
         page.keyboard.type("What here?")
         for _ in "here?":
             page.keyboard.press("ArrowLeft")
-        assert page.evaluate(rename, ["main", "drawings"]) == "ok"
-        shows(page.locator(".vlm-head"), "drawings")
+        assert page.evaluate(rename, "drawings") == "ok"
+        page.locator(".vlm-whole[aria-label=drawings]").wait_for()
         page.keyboard.type("is ")
         assert box.input_value() == "What is here?"
         page.keyboard.press("Enter")
