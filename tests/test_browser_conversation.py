@@ -104,11 +104,12 @@ def test_a_part_is_marked_with_keys_alone(lab: Lab, browser: Any) -> None:
 
 def test_who_writes_while_the_panel_is_built_anew_writes_on(lab: Lab, browser: Any) -> None:
     """The kernel may rename a conversation, change settings or offer something at any moment."""
-    engine = "engine = script('First.', 'Second.')\nfrom vlm_magic.outputs.panel.widget import ChatPanel\nimport gc"
-    write_notebook(lab.folder / "anew.ipynb", f"{SETUP}\n{engine}", "%vlm_chat")
+    engine = "engine = script('First.', 'Second.')"
+    find = "import gc\nfrom vlm_magic.outputs.panel.widget import ChatPanel"
+    find += "\npanel_now = lambda: next(one for one in gc.get_objects() if isinstance(one, ChatPanel))"
+    write_notebook(lab.folder / "anew.ipynb", f"{SETUP}\n{engine}\n{find}", "%vlm_chat")
     rename = """(name) => jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({
-        code: `[panel] = [one for one in gc.get_objects() if isinstance(one, ChatPanel)]; panel.title = "${name}"`,
-        silent: true,
+        code: `panel_now().title = "${name}"`, silent: true,
       }).done.then((reply) => reply.content.status)"""
     with browser_page(lab, "anew.ipynb", browser=browser) as page:
         run_all(page)
