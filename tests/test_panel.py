@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +27,7 @@ from vlm_magic.outputs.answer_views import AnswerView, PanelView, PlainView, Ter
 from vlm_magic.outputs.chat import ChatView
 from vlm_magic.outputs.markdown.html import to_html
 from vlm_magic.outputs.panel.composer import Typed, marked_text, parts_of_draft, split_marks
-from vlm_magic.outputs.panel.page import page_code, page_style
+from vlm_magic.outputs.panel.page import packed_page, page_code, page_style
 from vlm_magic.outputs.panel.shown_pictures import part_of
 from vlm_magic.outputs.panel.stream import AnswerStream
 from vlm_magic.outputs.panel.widget import ChatPanel
@@ -77,6 +80,19 @@ def test_the_page_is_one_module_that_asks_nobody_for_anything() -> None:
         assert "https://" not in text
         assert "http://www.w3.org/2000/svg" in text or "http://" not in text
     assert "url(" not in style
+
+
+def test_a_panel_carries_its_page_deflated() -> None:
+    """What is packed is the page's code and style, and a third of their size."""
+    packed = packed_page()
+    [words] = re.findall(r'PACKED = "([^"]+)"', packed)
+    assert json.loads(zlib.decompress(base64.b64decode(words))) == {
+        "code": page_code(),
+        "style": page_style(),
+    }
+    assert len(packed) < 0.45 * len(page_code() + page_style())
+    assert ChatPanel().get_state("_esm") == {"_esm": packed}
+    assert "https://" not in packed
 
 
 def test_the_page_assumes_nothing_that_a_front_end_may_lack() -> None:

@@ -104,7 +104,7 @@ PATIENCE_MS = 600_000  # of one measurement, should the machine be busy
 class Wire:
     """Counts what the page receives over its websockets; ``words`` are what panels send while they live.
 
-    The rest is paid once for a cell, however long its answer: the panel's code and style (95 kB), and the
+    The rest is paid once for a cell, however long its answer: the panel's code and style (34 kB), and the
     saved output (62 kB for 2,000 tokens: html with its style, Markdown, plain text, the record).
     """
 

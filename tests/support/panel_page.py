@@ -40,9 +40,6 @@ def panel_page(browser: Any, panel: Any, **options: Any) -> Any:
     state = {
         name: value for name, value in values.items() if isinstance(value, (str, list, dict, int, float))
     }
-    page.set_content(
-        '<!doctype html><html lang="en"><title>panel</title>'
-        f'<style>{panel._css}</style><main id="host"></main>'
-    )
+    page.set_content('<!doctype html><html lang="en"><title>panel</title><main id="host"></main>')
     page.evaluate(_LOAD, [panel._esm, {**state, "turns": getattr(panel, "snapshot", list)()}])
     return page

@@ -13,7 +13,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from vlm_magic.outputs.panel.page import page_code, page_style
+from vlm_magic.outputs.panel.page import packed_page
 from vlm_magic.outputs.surroundings import stop_way
 
 __all__ = ["WIDGET_MIME", "StopBar", "answer_while_busy"]
@@ -31,7 +31,6 @@ class StopBar(anywidget.AnyWidget):
     """
 
     _esm = traitlets.Unicode().tag(sync=True)
-    _css = traitlets.Unicode().tag(sync=True)
     words = traitlets.Unicode("").tag(sync=True)
     stop_by = traitlets.Unicode("message").tag(sync=True)
     is_over = traitlets.Bool(False).tag(sync=True)
@@ -39,8 +38,7 @@ class StopBar(anywidget.AnyWidget):
     def __init__(self, words: str, on_stop: Callable[[], object]) -> None:
         self._on_stop = on_stop
         super().__init__(
-            _esm=page_code("state.mjs", "parts.mjs", "stop.mjs"),
-            _css=page_style(),
+            _esm=packed_page("state.mjs", "parts.mjs", "stop.mjs"),
             words=words,
             stop_by=stop_way(),
         )

@@ -35,7 +35,7 @@ from vlm_magic.outputs.fragments import (
 )
 from vlm_magic.outputs.markdown.html import clean_text, to_html
 from vlm_magic.outputs.panel.composer import marked_text, parts_of_draft
-from vlm_magic.outputs.panel.page import page_code, page_style
+from vlm_magic.outputs.panel.page import packed_page
 from vlm_magic.outputs.panel.shown_pictures import screen_png
 from vlm_magic.outputs.panel.stop_bar import WIDGET_MIME, answer_while_busy
 from vlm_magic.outputs.panel.stream import AnswerStream
@@ -74,7 +74,6 @@ class ChatPanel(anywidget.AnyWidget):
     """
 
     _esm = traitlets.Unicode().tag(sync=True)
-    _css = traitlets.Unicode().tag(sync=True)
     kind = traitlets.Unicode("cell").tag(sync=True)
     abilities = traitlets.List(["stop"]).tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
@@ -109,9 +108,7 @@ class ChatPanel(anywidget.AnyWidget):
         for exchange in exchanges:
             self._turns[exchange.id] = self._turn(exchange, model)
             self._pictures[exchange.id] = exchange.pictures
-        super().__init__(
-            _esm=page_code(), _css=page_style(), kind=kind, title=title, stop_by=stop_way(), **options
-        )
+        super().__init__(_esm=packed_page(), kind=kind, title=title, stop_by=stop_way(), **options)
         answer_while_busy(self.comm)
         self.on_msg(self._receive)
 
