@@ -20,12 +20,18 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#define HAS_WHOLE_PRODUCTS
+#endif
+
 #ifdef __AVX512F__
 constexpr int LANES = 16;
 #else
 constexpr int LANES = 8;
 #endif
 constexpr int TOKENS = 8;  // the most of a step of one conversation
+constexpr int LINE = 64;    // bytes that memory gives at once
+constexpr int AHEAD = 4096; // bytes; a processor does not fetch small numbers early enough by itself
 
 // Memory is read into them by memcpy, wherever it lies. A smaller alignment of the types themselves would do as
 // well, but keeps GCC from holding 32-byte ones in registers: twenty-five times slower, measured.
@@ -164,11 +170,20 @@ static void multiply(const Linear& m, const float* x, float* y, int from, int to
         for (int r = 0; r < ROWS; r++)
             w[r] = (const item*)m.weight + int64_t(r < n ? row + r : row) * cols;
         vec sums[ROWS][T] = {};
-        for (int c = 0; c < whole; c += LANES)
+        const auto add = [&](int c) {
             for (int r = 0; r < ROWS; r++) {
                 const vec v = W::wide(w[r] + c);
                 for (int t = 0; t < T; t++) sums[r][t] += v * load(x + int64_t(t) * cols + c);
             }
+        };
+        constexpr int AT_ONCE = LINE / int(sizeof(item)) > LANES ? LINE / int(sizeof(item)) : LANES;
+        int c0 = 0;
+        for (; c0 + AT_ONCE <= whole; c0 += AT_ONCE) {
+            if (sizeof(item) < sizeof(float))
+                for (int r = 0; r < ROWS; r++) __builtin_prefetch((const char*)(w[r] + c0) + AHEAD);
+            for (int c = c0; c < c0 + AT_ONCE; c += LANES) add(c);
+        }
+        for (; c0 < whole; c0 += LANES) add(c0);
         for (int r = 0; r < n; r++)
             for (int t = 0; t < T; t++) {
                 float s = sum(sums[r][t]);
@@ -193,12 +208,121 @@ static void multiply(const Linear& m, const float* x, float* y, int n_tokens, in
     multiply<W>(m, x, y, n_tokens, from, to);
 }
 
-static void multiply(const Linear& m, const float* x, float* y, int n_tokens, int n_threads) {
+#ifdef HAS_WHOLE_PRODUCTS
+// 8-bit weights without making floats of them, which takes longer than memory does: a token's vector is written
+// as whole numbers of 24 bits, as exact as its largest float, in three planes of a byte each. Products of
+// bytes are summed exactly, whatever the order.
+constexpr int MOST_COLS = 65536;  // whose sums fit into 32 bits
+
+static inline int64_t plane_size(int cols) { return (int64_t(cols) + LINE - 1) / LINE * LINE; }
+
+// x (cols,) as planes[0] * 2^16 + planes[1] * 2^8 + planes[2] - 2^23, times what is returned.
+static float split(const float* x, int cols, uint8_t* planes) {
+    const int64_t size = plane_size(cols);
+    const auto mask = [&](int c) { return __mmask16(cols - c < LANES ? (1u << (cols - c)) - 1 : 0xffff); };
+    __m512i most = _mm512_setzero_si512();
+    for (int c = 0; c < cols; c += LANES) {
+        const __m512i bits = _mm512_castps_si512(_mm512_maskz_loadu_ps(mask(c), x + c));
+        most = _mm512_max_epi32(most, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
+    }
+    const int32_t largest = _mm512_reduce_max_epi32(most);  // floats without a sign are in the order of their bits
+    if (largest >= 0x7f800000) return NAN;
+    float highest; std::memcpy(&highest, &largest, 4);
+    const double by = highest > 0 ? 8388600.0 / highest : 0;  // less than 2^23, rounded up as well
+    const float clipped = by > 1e38 ? 1e38f : float(by);
+    const __m512 scale = _mm512_set1_ps(clipped);
+    for (int c = 0; c < cols; c += LANES) {
+        const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask(c), x + c), scale);
+        const __m512i q = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(1 << 23));
+        _mm_storeu_si128((__m128i*)(planes + c), _mm512_cvtepi32_epi8(_mm512_srli_epi32(q, 16)));
+        _mm_storeu_si128((__m128i*)(planes + size + c), _mm512_cvtepi32_epi8(_mm512_srli_epi32(q, 8)));
+        _mm_storeu_si128((__m128i*)(planes + 2 * size + c), _mm512_cvtepi32_epi8(q));
+    }
+    return clipped > 0 ? 1 / clipped : 0;
+}
+
+template <int T>
+static void multiply_whole(const Linear& m, const uint8_t* planes, const float* scales, float* y, int from, int to) {
+    constexpr int ROWS = T == 1 ? 4 : 2;
+    const int cols = m.cols;
+    const int64_t size = plane_size(cols);
+    const __m512i one = _mm512_set1_epi8(1);
+    for (int row = from; row < to; row += ROWS) {
+        const int n = to - row < ROWS ? to - row : ROWS;
+        const int8_t* w[ROWS];
+        for (int r = 0; r < ROWS; r++) w[r] = (const int8_t*)m.weight + int64_t(r < n ? row + r : row) * cols;
+        __m512i sums[ROWS][T][3] = {}, own[ROWS] = {};  // own: of the weights, for planes are without a sign
+        const auto add = [&](int c, __mmask64 mask) {
+            for (int r = 0; r < ROWS; r++) {
+                const __m512i v = _mm512_maskz_loadu_epi8(mask, w[r] + c);
+                own[r] = _mm512_dpbusd_epi32(own[r], one, v);
+                for (int t = 0; t < T; t++)
+                    for (int p = 0; p < 3; p++)
+                        sums[r][t][p] = _mm512_dpbusd_epi32(
+                            sums[r][t][p], _mm512_loadu_si512(planes + (3 * t + p) * size + c), v);
+            }
+        };
+        int c = 0;
+        for (; c + LINE <= cols; c += LINE) {
+            for (int r = 0; r < ROWS; r++) __builtin_prefetch(w[r] + c + AHEAD);
+            add(c, ~__mmask64(0));
+        }
+        if (c < cols) add(c, (__mmask64(1) << (cols - c)) - 1);
+        for (int r = 0; r < n; r++) {
+            const int64_t shift = int64_t(_mm512_reduce_add_epi32(own[r])) << 23;
+            for (int t = 0; t < T; t++) {
+                const int64_t high = _mm512_reduce_add_epi32(sums[r][t][0]);
+                const int64_t middle = _mm512_reduce_add_epi32(sums[r][t][1]);
+                const int64_t low = _mm512_reduce_add_epi32(sums[r][t][2]);
+                const double whole = double(high * 65536 + middle * 256 + low - shift);
+                float s = float(whole * scales[t]);
+                if (m.factor) s *= m.factor[row + r];
+                y[int64_t(t) * m.rows + row + r] = m.bias ? s + m.bias[row + r] : s;
+            }
+        }
+    }
+}
+
+static void multiply_whole(const Linear& m, const uint8_t* planes, const float* scales, float* y, int n_tokens,
+                           int from, int to) {
+    for (; n_tokens > 0; n_tokens -= 4, planes += 12 * plane_size(m.cols), scales += 4, y += int64_t(4) * m.rows)
+        switch (n_tokens) {
+            case 1: return multiply_whole<1>(m, planes, scales, y, from, to);
+            case 2: return multiply_whole<2>(m, planes, scales, y, from, to);
+            case 3: return multiply_whole<3>(m, planes, scales, y, from, to);
+            default: multiply_whole<4>(m, planes, scales, y, from, to);
+        }
+}
+#endif
+
+// Floats that `multiply` needs beside its input and output.
+static int64_t room_of(int cols, int n_tokens) {
+#ifdef HAS_WHOLE_PRODUCTS
+    return n_tokens * (1 + 3 * plane_size(cols) / int64_t(sizeof(float)));
+#else
+    return 0;
+#endif
+}
+
+static void multiply(const Linear& m, const float* x, float* y, int n_tokens, int n_threads, float* room) {
+#ifdef HAS_WHOLE_PRODUCTS
+    const bool is_whole = m.kind == INT8 && m.cols <= MOST_COLS;
+    float* const scales = room;
+    uint8_t* const planes = (uint8_t*)(room + n_tokens);
+    for (int t = 0; is_whole && t < n_tokens; t++)
+        scales[t] = split(x + int64_t(t) * m.cols, m.cols, planes + 3 * t * plane_size(m.cols));
+#endif
     const int step = m.cols > 2048 ? 16 : 64;  // rows of a piece: it stays near the processor for all tokens
     const int n_pieces = (m.rows + step - 1) / step;
     #pragma omp parallel for schedule(static) num_threads(n_threads) if (n_threads > 1)
     for (int piece = 0; piece < n_pieces; piece++) {
         const int from = piece * step, to = from + step < m.rows ? from + step : m.rows;
+#ifdef HAS_WHOLE_PRODUCTS
+        if (is_whole) {
+            multiply_whole(m, planes, scales, y, n_tokens, from, to);
+            continue;
+        }
+#endif
         switch (m.kind) {
             case FLOAT32: multiply<Float32>(m, x, y, n_tokens, from, to); break;
             case BFLOAT16: multiply<BFloat16>(m, x, y, n_tokens, from, to); break;
@@ -331,7 +455,9 @@ extern "C" {
 
 int64_t vlm_scratch(const Model* m, int inner, int n_tokens) {  // floats that a step needs
     const int64_t q = int64_t(m->n_heads) * m->head_width, most = q > m->width ? q : m->width;
-    return n_tokens * (3 * most + 2 * q + 2 * int64_t(inner)) + m->n_threads * m->room + 8 * LANES;
+    const int64_t cols = most > inner ? most : inner;
+    return n_tokens * (3 * most + 2 * q + 2 * int64_t(inner)) + m->n_threads * m->room + 8 * LANES
+        + room_of(int(cols), n_tokens);
 }
 
 // hidden: (n_tokens, width) in, spoilt; logits: (n_tokens, V) out. Without gaps, the tokens follow each other in
@@ -345,12 +471,13 @@ int vlm_step(const Model* model, float* hidden, int n_before, int n_tokens, int 
     float *x = m.scratch, *y = x + n_tokens * most, *k = y + n_tokens * most, *q = k + n_tokens * most;
     float *a = q + n_tokens * q_width, *g = a + n_tokens * q_width, *u = g + n_tokens * int64_t(inner) + LANES;
     float* scores = u + n_tokens * int64_t(inner) + LANES;
+    float* room = scores + m.n_threads * m.room;
     for (int l = 0; l < m.n_layers; l++) {
         const Layer& layer = m.layers[l];
         norm(hidden, layer.before, x, n_tokens, m.width, m.eps);
-        multiply(layer.q, x, q, n_tokens, m.n_threads);
-        multiply(layer.k, x, k, n_tokens, m.n_threads);
-        multiply(layer.v, x, y, n_tokens, m.n_threads);
+        multiply(layer.q, x, q, n_tokens, m.n_threads, room);
+        multiply(layer.k, x, k, n_tokens, m.n_threads, room);
+        multiply(layer.v, x, y, n_tokens, m.n_threads, room);
         if (layer.q_norm) norm(q, layer.q_norm, q, n_tokens * m.n_heads, m.head_width, m.eps);
         if (layer.k_norm) norm(k, layer.k_norm, k, n_tokens * m.n_shared_heads, m.head_width, m.eps);
         for (int t = 0; t < n_tokens; t++) {
@@ -362,32 +489,36 @@ int vlm_step(const Model* model, float* hidden, int n_before, int n_tokens, int 
             keep(m, layer.values, row, at, y + t * kv_width);
         }
         attend(m, layer, n_before, n_tokens, gaps, q, a, scores);
-        multiply(layer.o, a, y, n_tokens, m.n_threads);
+        multiply(layer.o, a, y, n_tokens, m.n_threads, room);
         if (layer.after) norm(y, layer.after, y, n_tokens, m.width, m.eps);
         add(hidden, y, n_tokens * int64_t(m.width));
         norm(hidden, layer.between, x, n_tokens, m.width, m.eps);
-        multiply(layer.gate, x, g, n_tokens, m.n_threads);
-        multiply(layer.up, x, u, n_tokens, m.n_threads);
+        multiply(layer.gate, x, g, n_tokens, m.n_threads, room);
+        multiply(layer.up, x, u, n_tokens, m.n_threads, room);
         gate(g, u, n_tokens * int64_t(inner), m.activation);
-        multiply(layer.down, g, y, n_tokens, m.n_threads);
+        multiply(layer.down, g, y, n_tokens, m.n_threads, room);
         if (layer.last) norm(y, layer.last, y, n_tokens, m.width, m.eps);
         add(hidden, y, n_tokens * int64_t(m.width));
     }
     norm(hidden, m.norm, x, n_tokens, m.width, m.eps);
-    multiply(m.head, x, logits, n_tokens, m.n_threads);
+    multiply(m.head, x, logits, n_tokens, m.n_threads, room);
     return 0;
 }
 
-// Computes something small, to be run in a process of its own first: a wrong instruction ends that one.
+// Computes something small in both ways, in a process of its own first: a wrong instruction ends that one.
 int vlm_try(void) {
-    float weight[3 * 37], x[37], y[3];
-    for (int i = 0; i < 3 * 37; i++) weight[i] = float(i % 5);
-    for (int i = 0; i < 37; i++) x[i] = 1;
-    Linear m = {weight, nullptr, nullptr, 3, 37, FLOAT32, 0};
-    multiply(m, x, y, 1, 1);
-    float expected = 0;
-    for (int i = 37; i < 74; i++) expected += float(i % 5);
-    return std::fabs(y[1] - expected) < 0.01f && std::fabs(exp_of(1.0f) - 2.7182818f) < 1e-5f ? 0 : 1;
+    float weight[3 * 37], x[37], y[3], room[256], expected = 0;
+    int8_t whole[3 * 37];
+    for (int i = 0; i < 3 * 37; i++) weight[i] = whole[i] = int8_t(i % 5 - 2);
+    for (int i = 0; i < 37; i++) x[i] = 1 + i % 3, expected += weight[37 + i] * x[i];
+    if (room_of(37, 1) > 256 || std::fabs(exp_of(1.0f) - 2.7182818f) > 1e-5f) return 1;
+    for (int way = 0; way < 2; way++) {
+        const void* const of = way ? (const void*)whole : (const void*)weight;
+        const Linear m = {of, nullptr, nullptr, 3, 37, way ? INT8 : FLOAT32, 0};
+        multiply(m, x, y, 1, 1, room);
+        if (std::fabs(y[1] - expected) > 0.01f) return 1;
+    }
+    return 0;
 }
 
 int vlm_sizes(int* of_linear, int* of_layer, int* of_model) {  // so that Python's records can be compared
