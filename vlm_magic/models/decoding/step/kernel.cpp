@@ -36,6 +36,7 @@ constexpr int AHEAD = 4096; // bytes; a processor does not fetch small numbers e
 // Memory is read into them by memcpy, wherever it lies. A smaller alignment of the types themselves would do as
 // well, but keeps GCC from holding 32-byte ones in registers: twenty-five times slower, measured.
 typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef double dvec __attribute__((vector_size(LANES * 8)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 typedef uint16_t hvec __attribute__((vector_size(LANES * 2)));
 typedef int8_t bvec __attribute__((vector_size(LANES)));
@@ -119,16 +120,35 @@ struct Int8 {
     static inline float one(item x) { return float(x); }
 };
 
-static inline float sum(vec v) {  // by halves: four additions after each other, not sixteen
+typedef float four __attribute__((vector_size(16)));
+
+static inline four folded(vec v) {  // by halves: few additions after each other
     typedef float eight __attribute__((vector_size(32)));
-    typedef float four __attribute__((vector_size(16)));
     eight e[LANES / 8];
     std::memcpy(e, &v, sizeof v);
     if (LANES == 16) e[0] += e[LANES / 8 - 1];
     four f[2];
     std::memcpy(f, e, sizeof f);
-    const four g = f[0] + f[1];
-    return (g[0] + g[2]) + (g[1] + g[3]);
+    return f[0] + f[1];
+}
+
+static inline float sum(vec v) {
+    const four f = folded(v);
+    return (f[0] + f[2]) + (f[1] + f[3]);
+}
+
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t places __attribute__((vector_size(16)));
+#define PICK(a, b, ...) __builtin_shuffle(a, b, places{__VA_ARGS__})
+#endif
+
+static inline four sum_each(vec a, vec b, vec c, vec d) {  // four sums at once, added in the order of `sum`
+    const four e = folded(a), f = folded(b), g = folded(c), h = folded(d);
+    const four ef = PICK(e, f, 0, 4, 1, 5) + PICK(e, f, 2, 6, 3, 7);
+    const four gh = PICK(g, h, 0, 4, 1, 5) + PICK(g, h, 2, 6, 3, 7);
+    return PICK(ef, gh, 0, 1, 4, 5) + PICK(ef, gh, 2, 3, 6, 7);
 }
 
 // exp of each lane: 2^n times a polynomial of what is left, |left| <= ln 2 / 2; wrong by two units in the last place.
@@ -333,8 +353,15 @@ static void multiply(const Linear& m, const float* x, float* y, int n_tokens, in
 
 static void norm(const float* x, const float* weight, float* y, int n_rows, int width, float eps) {
     for (int r = 0; r < n_rows; r++, x += width, y += width) {
+        dvec squares = {};
+        int at = 0;
+        for (; at + LANES <= width; at += LANES) {
+            const dvec wide = __builtin_convertvector(load(x + at), dvec);
+            squares += wide * wide;
+        }
         double total = 0;
-        for (int i = 0; i < width; i++) total += double(x[i]) * x[i];
+        for (int i = 0; i < LANES; i++) total += squares[i];
+        for (; at < width; at++) total += double(x[at]) * x[at];
         const float by = 1.0f / std::sqrt(float(total / width) + eps);
         for (int i = 0; i < width; i++) y[i] = x[i] * by * weight[i];
     }
@@ -370,7 +397,19 @@ static void attend(const void* keys, const void* values, int from, int to, Gap g
     const item *k = (const item*)keys, *v = (const item*)values;
     const auto at = [&](int j) { return int64_t(from + j + (j < first ? 0 : n_gap)) * width; };
     float most = -INFINITY;
-    for (int j = 0; j < n; j++) {
+    int j = 0;
+    for (; whole == width && j + 4 <= n; j += 4) {  // four keys at once, for a sum takes longer than a product
+        vec a[4] = {};
+        const item* key[4] = {k + at(j), k + at(j + 1), k + at(j + 2), k + at(j + 3)};
+        for (int i = 0; i < whole; i += LANES) {
+            const vec own = load(q + i);
+            for (int r = 0; r < 4; r++) a[r] += C::wide(key[r] + i) * own;
+        }
+        const four s = sum_each(a[0], a[1], a[2], a[3]) * scale;
+        std::memcpy(scores + j, &s, sizeof s);
+        for (int r = 0; r < 4; r++) most = s[r] > most ? s[r] : most;
+    }
+    for (; j < n; j++) {
         const item* key = k + at(j);
         vec a = {};
         for (int i = 0; i < whole; i += LANES) a += C::wide(key + i) * load(q + i);
@@ -380,21 +419,31 @@ static void attend(const void* keys, const void* values, int from, int to, Gap g
         if (scores[j] > most) most = scores[j];
     }
     float total = 0;
-    int j = 0;
-    for (; j + LANES <= n; j += LANES) {
+    for (j = 0; j + LANES <= n; j += LANES) {
         const vec e = exp_of(load(scores + j) - most);
         store(scores + j, e);
         total += sum(e);
     }
     for (; j < n; j++) total += scores[j] = exp_of(scores[j] - most);
-    for (int i = 0; i < width; i++) out[i] = 0;
-    for (j = 0; j < n; j++) {
-        const item* value = v + at(j);
-        const float s = scores[j];
-        for (int i = 0; i < whole; i += LANES) store(out + i, load(out + i) + C::wide(value + i) * s);
-        for (int i = whole; i < width; i++) out[i] += s * C::one(value[i]);
+    int i = 0;
+    for (; i + 4 * LANES <= width; i += 4 * LANES) {  // sums stay in registers
+        vec sums[4] = {};
+        for (j = 0; j < n; j++) {
+            const item* value = v + at(j) + i;
+            for (int r = 0; r < 4; r++) sums[r] += C::wide(value + r * LANES) * scores[j];
+        }
+        for (int r = 0; r < 4; r++) store(out + i + r * LANES, sums[r]);
     }
-    for (int i = 0; i < width; i++) out[i] /= total;
+    for (; i + LANES <= width; i += LANES) {
+        vec s = {};
+        for (j = 0; j < n; j++) s += C::wide(v + at(j) + i) * scores[j];
+        store(out + i, s);
+    }
+    for (; i < width; i++) {
+        out[i] = 0;
+        for (j = 0; j < n; j++) out[i] += scores[j] * C::one(v[at(j) + i]);
+    }
+    for (i = 0; i < width; i++) out[i] /= total;
 }
 
 static inline int own_thread() {
