@@ -18,14 +18,14 @@ from vlm_magic.models.checkpoints.loading import load_model
 from vlm_magic.models.decoding import batch, shared_batch, single
 from vlm_magic.models.decoding.step import (
     blueprint,
-    compiler,
     drafts,
     eager,
     figures,
     handover,
-    native,
+    recorded,
     rows,
 )
+from vlm_magic.models.decoding.step.kernel import compiler, native
 from vlm_magic.models.engine import LocalEngine
 from vlm_magic.models.load_options import LoadOptions
 from vlm_magic.starter.making.world.scenes import make_scene
@@ -358,3 +358,107 @@ def _everyday(engine: LocalEngine) -> list[object]:
 def scene(seed: int) -> Image.Image:
     """A picture of the starter's world."""
     return make_scene(seed, n_objects=1 + seed % 3).picture
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A CPU has steps recorded as a GPU has, though it plays them by computing; grows with each recording."""
+    recordings: list[int] = []
+
+    def record(step: recorded.Step) -> recorded.Step:
+        recordings.append(1)
+        step()  # as a GPU warms up
+        return step
+
+    monkeypatch.setattr(recorded, "RECORDERS", {"cpu": record})
+    monkeypatch.setattr(handover, "is_faster", lambda *_: True)
+    return recordings
+
+
+def recorded_engine(name: str) -> LocalEngine:
+    loaded = tiny_models.tiny(name)
+    return LocalEngine(replace(loaded, options=replace(loaded.options, compile="auto")))
+
+
+@pytest.mark.parametrize("name", sorted(STEPPED))
+def test_a_step_that_can_be_recorded_says_what_generate_says(name: str, recording: list[int]) -> None:
+    """Alone and in a batch with padding, past Gemma's window and past the cache's room."""
+    engine = recorded_engine(name)
+    window = getattr(engine.model.config.get_text_config(), "sliding_window", None) if name == "gemma3" else 0
+    settings = replace(MANY, max_tokens=MANY.max_tokens + (window or 0))
+    expected, rows_expected = by_generate(engine, settings), rows_by_generate(engine, MANY)
+    for _ in range(2):  # proved, then used from the first token
+        reply = engine.generate(ASK, settings)
+        assert way_of(engine) == "recorded"
+        assert reply.token_ids == expected.token_ids
+        assert reply.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-4)
+        replies = engine.generate_batch(ROWS, MANY)
+        assert way_of(engine) == "recorded"
+        assert [reply.token_ids for reply in replies] == [reply.token_ids for reply in rows_expected]
+    assert len(recording) >= 4
+    assert "recorded" in figures.way_words(engine.model)
+
+
+def test_a_recorded_step_is_recorded_anew_in_larger_rooms_and_for_other_weights(
+    recording: list[int], own_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing._ConversationLayer, "growth_tokens", 7)
+    settings = replace(MANY, max_tokens=40)
+    expected = by_generate(own_engine, settings)
+    assert own_engine.generate(ASK, settings).token_ids == expected.token_ids
+    assert len(recording) >= 5
+    with torch.no_grad():
+        own_engine.model.get_output_embeddings().weight.mul_(-1)
+    expected = by_generate(own_engine, settings)
+    assert own_engine.generate(ASK, settings).token_ids == expected.token_ids
+    assert way_of(own_engine) == "recorded"
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_by_torch(
+    own_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For good where it never could be; for this answer where only its memory is short."""
+    is_short = False
+
+    def record(step: recorded.Step) -> recorded.Step:
+        if is_short:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return step
+
+    monkeypatch.setattr(recorded, "RECORDERS", {"cpu": record})
+    monkeypatch.setattr(handover, "is_faster", lambda *_: True)
+    expected = by_generate(own_engine, MANY).token_ids
+    own_engine.generate(ASK, MANY)
+    assert way_of(own_engine) == "recorded"
+    is_short = True
+    assert own_engine.generate(ASK, MANY).token_ids == expected
+    is_short = False
+    assert own_engine.generate(ASK, MANY).token_ids == expected
+    assert way_of(own_engine) == "recorded"
+    other = LocalEngine(load_model(tiny_models.folder_of("idefics3")))
+    is_short = True
+    for _ in range(2):
+        assert other.generate(ASK, MANY).token_ids == expected
+    assert way_of(other) == "eager"
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="there is no C++ compiler here")
+def test_a_recorded_step_holds_nothing_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler takes the whole step as one graph, once, as a CUDA graph would; there is no GPU here."""
+    graphs: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(1)
+        return graph.forward
+
+    def record(step: recorded.Step) -> recorded.Step:
+        torch._dynamo.reset()
+        return torch.compile(step, backend=count, fullgraph=True, dynamic=False)
+
+    monkeypatch.setattr(recorded, "RECORDERS", {"cpu": record})
+    monkeypatch.setattr(handover, "is_faster", lambda *_: True)
+    engine = recorded_engine("idefics3")
+    expected = by_generate(engine, MANY).token_ids
+    assert engine.generate(ASK, MANY).token_ids == expected
+    assert way_of(engine) == "recorded"
+    assert sum(graphs) == 1, "the same for every token"

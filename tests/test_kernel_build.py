@@ -19,8 +19,9 @@ from PIL import Image
 
 from vlm_magic.messages import Picture, Settings, Text, Turn
 from vlm_magic.models.checkpoints.loading import load_model
-from vlm_magic.models.decoding.step import compiler, figures, handover
-from vlm_magic.models.decoding.step.compiler import KernelBuild
+from vlm_magic.models.decoding.step import figures, handover
+from vlm_magic.models.decoding.step.kernel import compiler
+from vlm_magic.models.decoding.step.kernel.compiler import KernelBuild
 from vlm_magic.models.engine import LocalEngine
 
 pytestmark = pytest.mark.skipif(
@@ -166,7 +167,7 @@ def test_an_unload_and_an_end_of_the_process_during_a_build_leave_nothing_behind
         "from dataclasses import replace\n"
         "from vlm_magic.messages import Settings, Text, Turn\n"
         "from vlm_magic.models.engine import LocalEngine\n"
-        "from vlm_magic.models.decoding.step.compiler import kernel\n"
+        "from vlm_magic.models.decoding.step.kernel.compiler import kernel\n"
         "engine = LocalEngine(tiny_models.tiny('smolvlm'))\n"
         "reply = engine.generate([Turn('user', (Text('hello'),))], Settings(max_tokens=5))\n"
         "assert reply.n_new_tokens and kernel()._thread is not None\n"

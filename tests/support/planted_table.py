@@ -658,10 +658,18 @@ _TOKENS = (
     Planted(
         "a window one token too wide",
         _DECODING,
-        "max(0, n_before + 1 - window)",
-        "max(0, n_before - window)",
+        "max(0, self._n_before + 1 - window)",
+        "max(0, self._n_before - window)",
         "Gemma's answers change once they outgrow the window",
         "tests/test_decoding_step.py -k gemma3-eager",
+    ),
+    Planted(
+        "a recorded step that sees what nobody wrote",
+        _DECODING,
+        "shown = columns <= self._at\n",
+        "shown = columns <= self._at + 1\n",
+        "answers by a recorded step are others",
+        "tests/test_decoding_step.py -k can_be_recorded",
     ),
     Planted(
         "a kernel is loaded whatever its size",

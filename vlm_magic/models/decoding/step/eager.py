@@ -1,7 +1,7 @@
 """One decode step with torch's operations alone: on any device, in any numbers, quantised and adapted too.
 
-Knows a `Blueprint` and the rooms of a cache. Neighbours: `native` does the same with a kernel,
-`positions` has the angles.
+Knows a `Blueprint` and the rooms of a cache. Neighbours: `kernel` does the same with its own arithmetic,
+`recorded` has it recorded, `positions` has the angles.
 
 Source: the norms round where transformers' own do, so that low precision says what ``generate`` says.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
@@ -18,10 +18,25 @@ from torch.nn import functional
 from vlm_magic.models.decoding.step.blueprint import Blueprint, Layer, Norm
 from vlm_magic.models.decoding.step.positions import Angles
 
-__all__ = ["EagerStep", "linear_of"]
+__all__ = ["EagerStep", "Place", "Rooms", "apart", "linear_of"]
 
 Rooms = Sequence[tuple[torch.Tensor, torch.Tensor]]
 _Map = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Place(Protocol):
+    """Where in the rooms of a cache new tokens stand, and what they see of it."""
+
+    def put(self, room: torch.Tensor, new: torch.Tensor) -> None:
+        """Write keys or values, (B, A, T, D), into a room, (B, A, R, D)."""
+
+    def seen(
+        self, room: tuple[torch.Tensor, torch.Tensor], window: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The keys and values, (B, A, n, D), that a layer of this window looks at.
+
+        And which token sees which, (T, n) or (B, 1, 1, n); None for all.
+        """
 
 
 class EagerStep:
@@ -30,6 +45,8 @@ class EagerStep:
     Args:
         blueprint: what it is made of.
     """
+
+    way = "eager"
 
     def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
@@ -49,7 +66,7 @@ class EagerStep:
         Returns:
             (T, V) in the model's numbers.
         """
-        return self._step(ids, n_before, angles, rooms)[0]
+        return self.at(ids, angles, rooms, _Behind(n_before, ids.shape[1], None))[0]
 
     def rows(
         self, ids: torch.Tensor, n_before: int, angles: Angles, rooms: Rooms, gaps: torch.Tensor
@@ -66,18 +83,17 @@ class EagerStep:
         Returns:
             (B, V) in the model's numbers.
         """
-        apart = {kind: (cos[:, None, None], sin[:, None, None]) for kind, (cos, sin) in angles.items()}
         columns = torch.arange(n_before + 1, device=ids.device)
         seen = (columns < gaps[:, :1]) | (columns >= gaps[:, 1:])  # (B, n)
         is_padded = bool((gaps[:, 1] > gaps[:, 0]).any())
-        return self._step(ids, n_before, apart, rooms, seen[:, None, None] if is_padded else None)[:, 0]
+        place = _Behind(n_before, 1, seen[:, None, None] if is_padded else None)
+        return self.at(ids, apart(angles), rooms, place)[:, 0]
 
-    def _step(
-        self, ids: torch.Tensor, n_before: int, angles: Angles, rooms: Rooms, seen: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def at(self, ids: torch.Tensor, angles: Angles, rooms: Rooms, place: Place) -> torch.Tensor:
+        """The logits, (B, T, V), after tokens, (B, T), that stand at a place of the rooms."""
         hidden = self._blueprint.embed(ids)  # (B, T, C)
         for layer, room in zip(self._layers, rooms, strict=True):
-            hidden = layer(hidden, n_before, angles, room, seen)
+            hidden = layer(hidden, angles, room, place)
         logits: torch.Tensor = self._head(self._norm(hidden))  # (B, T, V)
         cap = self._blueprint.softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
@@ -99,26 +115,16 @@ class _EagerLayer:
         self._activation = _activation_of(layer.activation)
 
     def __call__(
-        self,
-        hidden: torch.Tensor,
-        n_before: int,
-        angles: Angles,
-        room: tuple[torch.Tensor, torch.Tensor],
-        seen: torch.Tensor | None,
+        self, hidden: torch.Tensor, angles: Angles, room: tuple[torch.Tensor, torch.Tensor], place: Place
     ) -> torch.Tensor:
-        attended = self._o(self._attend(self._before(hidden), n_before, angles, room, seen))
+        attended = self._o(self._attend(self._before(hidden), angles, room, place))
         hidden = hidden + (attended if self._after is None else self._after(attended))
         x = self._between(hidden)
         gated = self._down(self._activation(self._gate(x)) * self._up(x))
         return hidden + (gated if self._last is None else self._last(gated))
 
     def _attend(
-        self,
-        x: torch.Tensor,
-        n_before: int,
-        angles: Angles,
-        room: tuple[torch.Tensor, torch.Tensor],
-        seen: torch.Tensor | None,
+        self, x: torch.Tensor, angles: Angles, room: tuple[torch.Tensor, torch.Tensor], place: Place
     ) -> torch.Tensor:
         n_rows, n_new, width = *x.shape[:2], self._head_dim
         q = self._q(x).view(n_rows, n_new, -1, width)
@@ -128,32 +134,55 @@ class _EagerLayer:
         k = k if self._k_norm is None else self._k_norm(k)
         cos, sin = angles[self._layer.rope]
         q = _turned(q.transpose(1, 2), cos, sin)  # (B, A, T, D)
-        keys, values = room  # (B, A', R, D): several heads may share one's keys
-        n_all = n_before + n_new
-        keys[:, :, n_before:n_all] = _turned(k.transpose(1, 2), cos, sin)
-        values[:, :, n_before:n_all] = v.transpose(1, 2)
-        start, mask = self._seen(n_before, n_new, q)
+        place.put(room[0], _turned(k.transpose(1, 2), cos, sin))
+        place.put(room[1], v.transpose(1, 2))
+        keys, values, mask = place.seen(room, self._layer.window)  # (B, A', n, D): heads may share one's keys
         n_shared = q.shape[1] // keys.shape[1]
         q = q.reshape(n_rows, keys.shape[1], n_shared * n_new, width)
-        if mask is not None:
+        if mask is not None and mask.dim() == 2:
             mask = mask.repeat(n_shared, 1)
-        elif seen is not None:
-            mask = seen[..., start:]
-        out = functional.scaled_dot_product_attention(
-            q, keys[:, :, start:n_all], values[:, :, start:n_all], mask, scale=self._layer.scale
-        )
+        out = functional.scaled_dot_product_attention(q, keys, values, mask, scale=self._layer.scale)
         return out.view(n_rows, -1, n_new, width).transpose(1, 2).reshape(n_rows, n_new, -1)
 
-    def _seen(self, n_before: int, n_new: int, q: torch.Tensor) -> tuple[int, torch.Tensor | None]:
-        """The first token that is seen, and which token sees which, (T, n): None for all."""
-        window = self._layer.window
-        start = 0 if window is None else max(0, n_before + 1 - window)
-        if n_new == 1:
-            return start, None
-        at = torch.arange(n_before, n_before + n_new, device=q.device)[:, None]
-        other = torch.arange(start, n_before + n_new, device=q.device)
-        mask = other <= at
-        return start, mask if window is None else mask & (other > at - window)
+
+class _Behind:
+    """Right behind what a cache holds.
+
+    Args:
+        n_before: columns that it holds.
+        n_new: columns that are added.
+        shown: columns of each row that are no padding, (B, 1, 1, n); None for all.
+    """
+
+    def __init__(self, n_before: int, n_new: int, shown: torch.Tensor | None) -> None:
+        self._n_before, self._n_all = n_before, n_before + n_new
+        self._shown = shown
+
+    def put(self, room: torch.Tensor, new: torch.Tensor) -> None:
+        room[:, :, self._n_before : self._n_all] = new
+
+    def seen(
+        self, room: tuple[torch.Tensor, torch.Tensor], window: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        start = 0 if window is None else max(0, self._n_before + 1 - window)
+        keys, values = (tensor[:, :, start : self._n_all] for tensor in room)
+        if self._shown is not None:
+            return keys, values, self._shown[..., start:]
+        return keys, values, self._order(start, window, keys.device)
+
+    def _order(self, start: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+        """Which of the new tokens sees which, (T, n); None for all."""
+        if self._n_all - self._n_before == 1:
+            return None
+        at = torch.arange(self._n_before, self._n_all, device=device)[:, None]
+        other = torch.arange(start, self._n_all, device=device)
+        order = other <= at
+        return order if window is None else order & (other > at - window)
+
+
+def apart(angles: Angles) -> Angles:
+    """Angles of one token of each row, (B, D), for all of its heads: (B, 1, 1, D)."""
+    return {kind: (cos[:, None, None], sin[:, None, None]) for kind, (cos, sin) in angles.items()}
 
 
 def linear_of(module: Any) -> _Map:

@@ -17,8 +17,8 @@ import torch
 
 from vlm_magic.models.checkpoints.eight_bits import STEPS
 from vlm_magic.models.decoding.step.blueprint import read, why_not
-from vlm_magic.models.decoding.step.compiler import kernel
 from vlm_magic.models.decoding.step.handover import record_of, steps_of
+from vlm_magic.models.decoding.step.kernel.compiler import kernel
 from vlm_magic.models.decoding.step.positions import Positions
 from vlm_magic.models.memory import stored_bytes
 
@@ -57,6 +57,8 @@ def way_words(model: Any) -> str:
     record = record_of(model)
     if record.way == "native":
         return "tokens by the kernel built here"
+    if record.way == "recorded":
+        return "tokens by a recorded step"
     if record.way == "eager":
         build = kernel()
         why = "it is being built" if build.is_building else record.kernel_remark or build.remark

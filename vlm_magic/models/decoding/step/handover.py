@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,12 +20,13 @@ from transformers.cache_utils import DynamicLayer
 
 from vlm_magic.models.caches.growing import GrowingLayer
 from vlm_magic.models.decoding.step.blueprint import Blueprint, read
-from vlm_magic.models.decoding.step.compiler import Compile, kernel
 from vlm_magic.models.decoding.step.drafts import Pay
 from vlm_magic.models.decoding.step.eager import EagerStep, Rooms
-from vlm_magic.models.decoding.step.native import NativeStep, native_step
+from vlm_magic.models.decoding.step.kernel.compiler import Compile, kernel
+from vlm_magic.models.decoding.step.kernel.native import NativeStep, native_step
 from vlm_magic.models.decoding.step.positions import Positions
 from vlm_magic.models.decoding.step.proof import Proofs, agree, is_faster
+from vlm_magic.models.decoding.step.recorded import RecordedStep, recorded_step
 from vlm_magic.models.memory import is_out_of_memory
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
     "take_over",
 ]
 
-AnyStep: TypeAlias = "EagerStep | NativeStep"
+AnyStep: TypeAlias = "EagerStep | NativeStep | RecordedStep"
 
 
 @dataclass
@@ -50,9 +51,9 @@ class StepRecord:
     Attributes:
         proofs: which steps gave what the model gives.
         positions: its angles.
-        way: how the last token was computed: "generate", "eager" or "native".
+        way: how the last token was computed: "generate", "eager", "native" or "recorded".
         remark: why it is "generate", in a few words.
-        kernel_remark: why the kernel is not used with it, in a few words.
+        kernel_remark: why the kernel, or a recorded step, is not used with it, in a few words.
         pay: what drafts cost and gave.
     """
 
@@ -125,12 +126,12 @@ class OwnStep(ABC):
     """
 
     slow_remark = ""
-    """What the record says of a kernel that is slower than torch here."""
+    """What the record says of a step that is slower than torch's here."""
 
     def __init__(
         self, blueprint: Blueprint, step: AnyStep, layers: list[GrowingLayer], record: StepRecord
     ) -> None:
-        self.way: Literal["native", "eager"] = "native" if isinstance(step, NativeStep) else "eager"
+        self.way = step.way
         self.kind: tuple[object, ...] = ()
         self._blueprint = blueprint
         self._step = step
@@ -176,11 +177,14 @@ class OwnStep(ABC):
         return all(agree(one, other, self._blueprint.dtype) for one, other in rows)
 
     def pays(self, ids: torch.Tensor) -> bool:
-        """Whether the kernel is faster than torch; computes the newest column a few times more."""
-        if self.way == "eager":
+        """Whether it is faster than torch's; computes the newest column a few times more."""
+        if isinstance(self._step, EagerStep):
             return True
+        if isinstance(self._step, RecordedStep) and not self._step.is_recorded:
+            return False
         both = (self._step, EagerStep(self._blueprint))
-        return is_faster(*(partial(self._compute, step, ids, self._n - 1) for step in both))
+        own, torchs = (partial(self._compute, step, ids, self._n - 1) for step in both)
+        return is_faster(own, torchs, self._blueprint.device)
 
     def newest(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """A copy of the newest column's keys and values in each layer."""
@@ -253,8 +257,11 @@ def _first_not_failed(
     return None
 
 
-def steps_of(blueprint: Blueprint, compile_: Compile) -> Iterator[EagerStep | NativeStep]:
+def steps_of(blueprint: Blueprint, compile_: Compile) -> Iterator[AnyStep]:
     """The ways to compute a step, the fastest that is there first."""
+    recorded = recorded_step(blueprint) if compile_ != "no" else None
+    if recorded is not None:
+        yield recorded
     native = native_step(blueprint) if compile_ != "no" else None
     if native is not None and native.find(kernel().library(compile_)):
         yield native

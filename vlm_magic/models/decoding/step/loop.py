@@ -21,7 +21,6 @@ import torch
 
 from vlm_magic.models.caches.growing import GrowingLayer
 from vlm_magic.models.decoding.step.blueprint import Blueprint
-from vlm_magic.models.decoding.step.compiler import Compile
 from vlm_magic.models.decoding.step.drafts import Drafts
 from vlm_magic.models.decoding.step.handover import (
     AnyStep,
@@ -31,6 +30,7 @@ from vlm_magic.models.decoding.step.handover import (
     last_logits,
     take_over,
 )
+from vlm_magic.models.decoding.step.kernel.compiler import Compile
 from vlm_magic.models.decoding.step.proof import SLOW, kind_of
 
 __all__ = ["Choice", "Decoding", "Listener"]

@@ -47,7 +47,7 @@ def kind_of(blueprint: Blueprint, n_ahead: int, way: str) -> tuple[object, ...]:
     Args:
         blueprint: of the model.
         n_ahead: how far a token's position is from its number in the cache; pictures can shift it.
-        way: "eager" or "native".
+        way: "eager", "native" or "recorded".
     """
     kinds = tuple(dict.fromkeys(type(linear) for linear in blueprint.linears))
     return way, blueprint.dtype, str(blueprint.device), len(blueprint.layers), kinds, n_ahead != 0
@@ -60,18 +60,22 @@ def agree(own: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
     return bool((own - theirs).abs().max() <= _ROUNDING.get(dtype, _ROUGH) * max(largest, 1e-3))
 
 
-def is_faster(one: Callable[[], object], other: Callable[[], object]) -> bool:
+def is_faster(one: Callable[[], object], other: Callable[[], object], device: torch.device) -> bool:
     """Whether ``one`` takes no longer than ``other``, at best of three times each; once where that is long.
 
-    One thread is measured by its own time, so that other work on the machine does not decide.
+    One thread of a CPU is measured by its own time, so that other work on the machine does not decide; a
+    GPU is waited for.
     """
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    is_own_time = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if is_own_time else time.perf_counter
     calls, best = (one, other), [float("inf")] * 2
     started = time.perf_counter()
     for _ in range(_TRIALS):
         for n, call in enumerate(calls):
             began = clock()
             call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             best[n] = min(best[n], clock() - began)
         if time.perf_counter() - started > _LONG_S:
             break

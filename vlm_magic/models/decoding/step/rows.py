@@ -17,7 +17,6 @@ import torch
 
 from vlm_magic.models.caches.growing import GrowingLayer
 from vlm_magic.models.decoding.step.blueprint import Blueprint
-from vlm_magic.models.decoding.step.compiler import Compile
 from vlm_magic.models.decoding.step.handover import (
     AnyStep,
     Forward,
@@ -28,6 +27,7 @@ from vlm_magic.models.decoding.step.handover import (
     record_of,
     take_over,
 )
+from vlm_magic.models.decoding.step.kernel.compiler import Compile
 from vlm_magic.models.decoding.step.loop import Choice
 from vlm_magic.models.decoding.step.proof import kind_of
 

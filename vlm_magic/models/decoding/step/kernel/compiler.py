@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from vlm_magic.models.decoding.step.native import is_right_size
+from vlm_magic.models.decoding.step.kernel.native import is_right_size
 
 __all__ = ["Compile", "KernelBuild", "kernel"]
 

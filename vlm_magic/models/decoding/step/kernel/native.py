@@ -16,8 +16,8 @@ import torch
 
 from vlm_magic.models.decoding.step.blueprint import Blueprint, Layer, Norm
 from vlm_magic.models.decoding.step.eager import Rooms
+from vlm_magic.models.decoding.step.kernel.whole_numbers import eight_bits_of
 from vlm_magic.models.decoding.step.positions import Angles
-from vlm_magic.models.decoding.step.whole_numbers import eight_bits_of
 
 __all__ = ["MOST_TOKENS", "NativeStep", "is_right_size", "native_step"]
 
@@ -102,6 +102,8 @@ class NativeStep:
     Args:
         blueprint: what the decoder is made of.
     """
+
+    way = "native"
 
     def __init__(self, blueprint: Blueprint) -> None:
         if blueprint.device.type != "cpu" or blueprint.dtype not in _KINDS:
