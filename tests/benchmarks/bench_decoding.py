@@ -1,12 +1,16 @@
 """What a token costs: plain ``generate``, our step in torch, our kernel, and llama.cpp. Ratios of one run.
 
     python tests/benchmarks/bench_decoding.py [starter idefics3 smolvlm-256m] [--tokens 60] [--rounds 5]
+    python tests/benchmarks/bench_decoding.py --bare [starter smolvlm-256m]
     python tests/benchmarks/bench_decoding.py --same
     VLM_MAGIC_LLAMA=FOLDER python tests/benchmarks/bench_decoding.py --llama
 
 Random builds (but for the starter), one torch thread unless OMP_NUM_THREADS says otherwise. The ways take
 turns; a row gives the medians of wall and CPU milliseconds a token, streaming included, the ratio to plain
 ``generate`` by CPU time, which other work on the machine hardly changes, and the share of the copy bandwidth.
+
+``--bare`` has our step called by itself, with the likeliest token and nothing around it, in turns with a
+streamed answer of the same length: the share that streaming keeps.
 
 ``--same`` prints the share of equal tokens over 200 answers of the starter in each kind of numbers, against
 float32 by ``generate``, and takes no times. ``--llama`` compares with llama.cpp's server and the same weights
@@ -43,8 +47,10 @@ from vlm_magic.messages import Picture, Settings, Text, Turn
 from vlm_magic.models.checkpoints.loading import load_model
 from vlm_magic.models.decoding import single
 from vlm_magic.models.decoding.step import drafts
+from vlm_magic.models.decoding.step.blueprint import read
 from vlm_magic.models.decoding.step.figures import bandwidth_share
-from vlm_magic.models.decoding.step.handover import record_of
+from vlm_magic.models.decoding.step.handover import record_of, steps_of
+from vlm_magic.models.decoding.step.positions import Positions
 from vlm_magic.models.engine import LocalEngine
 from vlm_magic.models.load_options import LoadOptions
 
@@ -147,6 +153,41 @@ def measure(name: str, numbers: str, options: dict[str, Any], n_tokens: int, n_r
     engine.close()
 
 
+def bare(name: str, n_tokens: int, n_rounds: int) -> None:
+    """CPU milliseconds a token of our step alone and of a streamed answer, taking turns."""
+    engine = loaded(name, {})
+    found: dict[str, list[float]] = {"bare": [], "streamed": []}
+    with way(engine, "native"):
+        n_before = engine.generate(question(), Settings(max_tokens=6)).n_prompt_tokens + 5
+        for _ in range(n_rounds):
+            found["bare"].append(_bare_ms(engine.model, n_before, n_tokens))
+            found["streamed"].append(token_ms(engine, n_tokens + 6)[1])
+    alone, streamed = map(statistics.median, found.values())
+    did = record_of(engine.model).way
+    print(
+        f"{name:13} {did:9} {alone:8.3f} ms cpu bare, {streamed:8.3f} streamed: {alone / streamed:.3f} kept",
+        flush=True,
+    )
+    engine.close()
+
+
+def _bare_ms(model: Any, n_before: int, n_tokens: int) -> float:
+    """CPU milliseconds a token of our step alone, behind ``n_before`` tokens."""
+    blueprint = read(model)
+    assert blueprint is not None
+    step, positions = next(steps_of(blueprint, "yes")), Positions()
+    shape = (1, model.config.get_text_config().num_key_value_heads, n_before + n_tokens, blueprint.head_dim)
+    rooms = [(torch.zeros(shape), torch.zeros(shape)) for _ in blueprint.layers]
+    token = torch.zeros(1, 1, dtype=torch.int64)
+    positions.table(blueprint, n_before + n_tokens)
+    with torch.inference_mode():
+        began = time.process_time()
+        for n in range(n_before, n_before + n_tokens):
+            logits = step(token, n, positions.slice(blueprint, n, 1), rooms)
+            token = logits.argmax(-1, keepdim=True)
+        return (time.process_time() - began) / n_tokens * 1e3
+
+
 def same(n_answers: int = 200) -> None:
     """How many tokens of the starter's answers are those of float32 by ``generate``."""
 
@@ -224,6 +265,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--numbers", default="")
+    parser.add_argument("--bare", action="store_true")
     parser.add_argument("--same", action="store_true")
     parser.add_argument("--llama", action="store_true")
     args = parser.parse_args()
@@ -233,7 +275,9 @@ def main() -> None:
         same()
     if args.llama:
         llama(args.tokens, args.rounds)
-    for name in [] if args.same or args.llama else args.builds:
+    for name in args.builds if args.bare else []:
+        bare(name, args.tokens, args.rounds)
+    for name in [] if args.same or args.llama or args.bare else args.builds:
         for numbers, options in NUMBERS:
             if args.numbers in numbers:
                 measure(name, numbers, options, args.tokens, args.rounds)
