@@ -370,6 +370,20 @@ def test_tokens_say_whose_they_are_and_add_up(starter: LocalEngine, scene: Image
     assert tokens.count("picture") + tokens.count("mark") == reply.n_picture_tokens
 
 
+def test_a_picture_that_stands_in_the_prompt_again_is_drawn_once(
+    starter: LocalEngine, scene: Image.Image
+) -> None:
+    session = vlm_magic.Session(starter)
+    session.ask("What colour is the square in ", scene, "?")
+    session.ask(scene, " Describe the picture.")
+    found = session.explain("tokens")
+    html = found.to_html()
+    assert html.count("<ol>") == 1
+    assert html.count("stands in 2 places") == str(found).count("stands in 2 places") == 1
+    session.ask(Image.new("RGB", scene.size, "red"), " Describe the picture.")
+    assert session.explain("tokens").to_html().count("<ol>") == 2
+
+
 def test_memory_is_what_the_replies_say(starter: LocalEngine, scene: Image.Image) -> None:
     session = vlm_magic.Session(starter)
     first = session.ask(scene.rotate(90), "What colour is the square?")

@@ -130,7 +130,7 @@ def curve_drawn(curve: DeletionCurve) -> Image.Image:
     """The deletion curve and that of random orders, on a card of its own that reads on any page."""
     from PIL import Image, ImageDraw
 
-    width, height, left, top, right, bottom = 336, 168, 44, 12, 12, 34
+    width, height, left, top, right, bottom = 344, 176, 44, 22, 20, 34
     image = Image.new("RGB", (width, height), _WHITE)
     draw = ImageDraw.Draw(image)
     across, down = width - left - right, height - top - bottom
@@ -145,7 +145,7 @@ def curve_drawn(curve: DeletionCurve) -> Image.Image:
         draw.text((x - 6, y), f"{100 * share:.0f} %", fill=_BLACK, font=_font(11), anchor="rm")
         x, y = at(share, 0)
         draw.text((x, y + 4), f"{100 * share:.0f} %", fill=_BLACK, font=_font(11), anchor="ma")
-    draw.text((left + across / 2, height - 2), "cells hidden", fill=_BLACK, font=_font(11), anchor="md")
+    draw.text((left + across / 2, height - 2), "cells  hidden", fill=_BLACK, font=_font(11), anchor="md")
     top_y = max(*curve.by_need, *curve.at_random, 1e-9)
     scale = 1.0 if top_y > 0.5 else 1 / top_y
     random = [at(x, min(1.0, y * scale)) for x, y in zip(curve.hidden, curve.at_random, strict=True)]
@@ -156,14 +156,14 @@ def curve_drawn(curve: DeletionCurve) -> Image.Image:
     middle = len(random) // 2
     draw.text(
         (random[middle][0] + 6, random[middle][1] - 6),
-        "random order",
+        "random  order",
         fill=_BLACK,
         font=_font(11),
         anchor="ls",
     )
     draw.text(
         (need[3][0] + 8, max(top + 8, need[3][1] - 8)),
-        "needed first",
+        "needed  first",
         fill=_BLACK,
         font=_font(11),
         anchor="lm",

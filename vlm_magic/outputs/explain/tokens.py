@@ -35,8 +35,8 @@ _MOST = 800  # tokens that are written out
 def tokens_html(tokens: PromptTokens, *, pictures: bool = True) -> str:
     """The view as HTML."""
     body = sentence(_summary(tokens))
-    for each in tokens.pictures:
-        steps = "".join(f"<li>{escape(step)}</li>" for step in _steps(each))
+    for each, times in _each_once(tokens):
+        steps = "".join(f"<li>{escape(step)}</li>" for step in [*_steps(each), *_again(times)])
         image = f"<p>{image_html(_drawn(each), _alt(each))}</p>" if pictures and each.picture.image else ""
         body += f"{image}<ol>{steps}</ol>"
     body += f'<p class="vlm-prompt">{"".join(_runs_html(tokens))}</p>' + note(_LEGEND)
@@ -46,15 +46,27 @@ def tokens_html(tokens: PromptTokens, *, pictures: bool = True) -> str:
 def tokens_plain(tokens: PromptTokens) -> str:
     """The view in words."""
     lines = [f"Tokens: {_summary(tokens)}"]
-    for each in tokens.pictures:
-        lines += [f"  {name_of(each.picture)}: {' → '.join(_steps(each))}"]
+    for each, times in _each_once(tokens):
+        lines += [f"  {name_of(each.picture)}: {' → '.join([*_steps(each), *_again(times)])}"]
     lines.append("  " + " ".join(_run_plain(kind, run) for kind, run in _runs(tokens)))
     return "\n".join(lines)
 
 
 def tokens_images(tokens: PromptTokens) -> list[Image.Image]:
     """The pictures as they were cut."""
-    return [_drawn(each) for each in tokens.pictures if each.picture.image]
+    return [_drawn(each) for each, _ in _each_once(tokens) if each.picture.image]
+
+
+def _each_once(tokens: PromptTokens) -> list[tuple[PictureTokens, int]]:
+    """Each picture that is cut in its own way, and how often it stands in the prompt."""
+    found: dict[tuple[str, ...], list[PictureTokens]] = {}
+    for each in tokens.pictures:
+        found.setdefault((each.picture.digest or str(id(each)), *_steps(each)), []).append(each)
+    return [(same[0], len(same)) for same in found.values()]
+
+
+def _again(times: int) -> list[str]:
+    return [f"the same picture stands in {times} places, each time as these tokens"] if times > 1 else []
 
 
 _LEGEND = (
