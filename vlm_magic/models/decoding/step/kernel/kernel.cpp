@@ -261,6 +261,15 @@ static float split(const float* x, int cols, uint8_t* planes) {
     return clipped > 0 ? 1 / clipped : 0;
 }
 
+static inline void sum_each(__m512i a, __m512i b, __m512i c, __m512i d, int32_t* sums) {
+    const auto folded = [](__m512i v) {
+        return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    };
+    const __m256i ab = _mm256_hadd_epi32(folded(a), folded(b)), cd = _mm256_hadd_epi32(folded(c), folded(d));
+    const __m256i all = _mm256_hadd_epi32(ab, cd);
+    _mm_storeu_si128((__m128i*)sums, _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+}
+
 template <int T>
 static void multiply_whole(const Linear& m, const uint8_t* planes, const float* scales, float* y, int from, int to) {
     constexpr int ROWS = T == 1 ? 4 : 2;
@@ -289,12 +298,11 @@ static void multiply_whole(const Linear& m, const uint8_t* planes, const float* 
         }
         if (c < cols) add(c, (__mmask64(1) << (cols - c)) - 1);
         for (int r = 0; r < n; r++) {
-            const int64_t shift = int64_t(_mm512_reduce_add_epi32(own[r])) << 23;
             for (int t = 0; t < T; t++) {
-                const int64_t high = _mm512_reduce_add_epi32(sums[r][t][0]);
-                const int64_t middle = _mm512_reduce_add_epi32(sums[r][t][1]);
-                const int64_t low = _mm512_reduce_add_epi32(sums[r][t][2]);
-                const double whole = double(high * 65536 + middle * 256 + low - shift);
+                int32_t part[4];
+                sum_each(sums[r][t][0], sums[r][t][1], sums[r][t][2], own[r], part);
+                const int64_t planes_sum = int64_t(part[0]) * 65536 + int64_t(part[1]) * 256 + part[2];
+                const double whole = double(planes_sum - int64_t(part[3]) * (1 << 23));
                 float s = float(whole * scales[t]);
                 if (m.factor) s *= m.factor[row + r];
                 y[int64_t(t) * m.rows + row + r] = m.bias ? s + m.bias[row + r] : s;
