@@ -18,6 +18,7 @@ __all__ = ["packed_page", "page_code", "page_style"]
 
 _MODULES = (
     "state.mjs",
+    "store.mjs",
     "parts.mjs",
     "composer.mjs",
     "region.mjs",
