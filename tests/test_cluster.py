@@ -312,10 +312,14 @@ def test_what_is_no_cluster_is_said_in_three_lines(
     assert caught.value.hint
 
 
-def test_a_local_cluster_listens_here_alone_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The addresses are those of the operating system, not of Dask."""
+def test_a_local_cluster_listens_here_alone_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The addresses are those of the operating system, not of Dask; the environment stays our own."""
     import psutil
 
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    environment = dict(os.environ)
     me = psutil.Process()
     before = {child.pid for child in me.children(recursive=True)}
     with cluster_engine("dask", sizes(), 1) as engine:
@@ -327,6 +331,12 @@ def test_a_local_cluster_listens_here_alone_and_leaves_nothing_behind(tmp_path: 
             if connection.status == psutil.CONN_LISTEN
         }
         assert engine.start_up_s > 0
+        assert dict(os.environ) == environment
+        # Else a model's memory is given back after every operation, and a row costs half as much again.
+        assert set(engine.cluster.on_each(os.getenv, "MALLOC_TRIM_THRESHOLD_").values()) == {None}
+        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        assert set(engine.cluster.on_each(os.getenv, "OMP_NUM_THREADS").values()) == {str(n_cores)}
+    assert dict(os.environ) == environment
     assert listening == {"127.0.0.1"}
     _, alive = psutil.wait_procs(mine, timeout=10)
     assert alive == []
