@@ -134,6 +134,7 @@ class ClusterRun:
         Raises:
             ClusterError: the cluster is gone. Else a VLMError that would be every row's.
         """
+        is_whole = False
         try:
             yield from self._send()
             while self._out:
@@ -150,15 +151,16 @@ class ClusterRun:
                     yield self._written(*self._came.popleft())
                 if failure is not None:
                     raise failure
+            is_whole = True
         finally:
-            self._end()
+            self._end(is_whole=is_whole)
 
-    def _end(self) -> None:
+    def _end(self, *, is_whole: bool) -> None:
         """Keep what came but was not shown, and cancel what is out."""
         with suppress(VLMError):  # a folder that is full: the loop ends with an error of its own
             while self._came:
                 self._written(*self._came.popleft())
-        if self._out:
+        if not is_whole:  # an interrupt in the middle of sending leaves a slice out that is not in `_out`
             self._cluster.cancel()
             self._cluster.tell(worker.stop, self._task.id)
 
