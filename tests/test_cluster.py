@@ -35,6 +35,7 @@ from vlm_magic import workspace
 from vlm_magic.errors import ClusterError, ModelNotFoundError, OptionError, VLMError
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.messages import Settings
+from vlm_magic.outputs.results.map_view import MapView
 from vlm_magic.remote.connect import connect_to
 from vlm_magic.tasks.map.cluster import worker
 from vlm_magic.tasks.map.cluster.choose import cluster_engine, cluster_of, model_spec
@@ -472,6 +473,7 @@ def test_a_worker_has_its_next_rows_before_the_last_ones_are_shown(tmp_path: Pat
         assert len(cluster.n_rows) == 2
         rows.close()  # type: ignore[attr-defined]
     assert len(journal.read_text().splitlines()) - 1 == cluster.n_rows[0] == len(away.to_frame())
+    assert [row.position for row in away.unseen] == list(range(1, cluster.n_rows[0]))
 
 
 def test_a_stop_that_comes_before_its_slice_ends_it_all_the_same(tmp_path: Path) -> None:
@@ -694,6 +696,29 @@ def test_a_cell_maps_on_a_client_without_a_model_of_its_own(
     assert workspace.current().models.engines == {}
     assert shell.run_cell(cell.replace("-o colours", "--dry-run")).error_in_exec is None
     assert "39 of them for 1 picture" in capsys.readouterr().out
+
+
+def test_a_map_that_is_interrupted_shows_and_judges_every_row_that_is_kept(
+    shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of a slice that had come are in the table; the words above it count them, too."""
+    monkeypatch.setattr("vlm_magic.tasks.map.cluster.choose.cluster_of", lambda *_: HereCluster(1))
+    monkeypatch.setattr("vlm_magic.tasks.map.cluster.choose.model_spec", lambda _: sizes())
+    real, n_pushed = MapView.push, 0
+
+    def push(view: MapView, position: int, *arguments: Any, **more: Any) -> None:
+        nonlocal n_pushed
+        real(view, position, *arguments, **more)
+        n_pushed += 1
+        if n_pushed == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MapView, "push", push)
+    shell.user_ns.update(photos=files_of(tmp_path, [9] * 50), truth=["9x20", *["9x9"] * 49])
+    shell.run_cell("%%vlm --map photos --on dask --truth truth -o found\nWhat?")
+    found = shell.user_ns["found"]
+    assert list(found.right) == [True, False, False, False]
+    assert "4 of 50 pictures" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

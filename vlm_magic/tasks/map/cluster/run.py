@@ -77,6 +77,7 @@ class ClusterRun:
     Attributes:
         is_drained: whether the source has no more rows.
         source_error: what the source raised, if it did.
+        unseen: rows that had come when the loop was left: they are kept, and nobody was given them.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class ClusterRun:
         self._alone_since: float | None = None
         self.is_drained = False
         self.source_error: Exception | None = None
+        self.unseen: list[MappedRow] = []
 
     def __len__(self) -> int:
         """Rows that are out, wait to be sent again, or came and are not written yet."""
@@ -159,7 +161,7 @@ class ClusterRun:
         """Keep what came but was not shown, and cancel what is out."""
         with suppress(VLMError):  # a folder that is full: the loop ends with an error of its own
             while self._came:
-                self._written(*self._came.popleft())
+                self.unseen.append(self._written(*self._came.popleft()))
         if not is_whole:  # an interrupt in the middle of sending leaves a slice out that is not in `_out`
             self._cluster.cancel()
             self._cluster.tell(worker.stop, self._task.id)
