@@ -35,6 +35,7 @@ from vlm_magic import workspace
 from vlm_magic.errors import ClusterError, ModelNotFoundError, OptionError, VLMError
 from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.messages import Settings
+from vlm_magic.outputs.results.cards import Card
 from vlm_magic.outputs.results.map_view import MapView
 from vlm_magic.remote.connect import connect_to
 from vlm_magic.tasks.map.cluster import worker
@@ -696,6 +697,23 @@ def test_a_cell_maps_on_a_client_without_a_model_of_its_own(
     assert workspace.current().models.engines == {}
     assert shell.run_cell(cell.replace("-o colours", "--dry-run")).error_in_exec is None
     assert "39 of them for 1 picture" in capsys.readouterr().out
+
+
+def test_a_sheet_that_fills_shows_the_newest_rows_that_have_a_picture() -> None:
+    """Workers send one with a row of many; failures are shown without, and all rows where none has one."""
+    for every, newest in ((16, 992), (10_000, 999)):
+        view = MapView(1000, "", lambda *_: "data:,")
+        for n in range(1000):
+            thumbnail = "data:image/webp;base64,AA" if every < 1000 and n % every == 0 else ""
+            error = "ModelError: it failed" if n == 985 else ""
+            view.push(n, Card(str(n), str(n), "red", error=error, thumbnail=thumbnail))
+        cards = view._growing().cards
+        view.finish()
+        assert len(cards) == 12
+        assert cards[-1].label == str(newest)
+        assert [card.label for card in cards if card.error or not card.thumbnail] == (
+            ["985"] if every == 16 else [str(n) for n in range(988, 1000)]
+        )
 
 
 def test_a_map_that_is_interrupted_shows_and_judges_every_row_that_is_kept(
