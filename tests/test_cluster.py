@@ -590,6 +590,41 @@ def test_a_script_without_its_guard_is_told_what_it_needs(tmp_path: Path) -> Non
     assert said.stderr.rstrip().endswith("try:  put the call under: if __name__ == '__main__':")
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys, time
+from vlm_magic.tasks.map.cluster import {kind}
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "yaml.nodes":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+sys.meta_path.insert(0, Interrupts())
+try:
+    {kind}.{get}()
+except KeyboardInterrupt:
+    print("interrupted")
+print({kind}.{get}().__name__)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupt_while_a_clusters_package_is_imported_leaves_it_whole(kind: str) -> None:
+    """Where the first cell of a kernel was a slip; half of yaml is an AttributeError ever after."""
+    script = INTERRUPTED_IMPORT.format(kind=kind, get="_distributed" if kind == "dask" else "_ray")
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert said.stdout.split() == ["interrupted", "distributed" if kind == "dask" else "ray"], said.stderr
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_that_ends_in_the_middle_loses_no_row_and_leaves_no_process(

@@ -18,6 +18,7 @@ from typing import Any
 
 from vlm_magic.errors import ClusterError, OptionError
 from vlm_magic.tasks.map.cluster.protocol import Outcome
+from vlm_magic.uninterrupted import import_whole
 from vlm_magic.wording import count_words, shorten
 
 __all__ = ["DaskCluster"]
@@ -290,6 +291,7 @@ def _whole_or_undone(start: Callable[[], Any]) -> Any:
 
 def _distributed() -> Any:
     try:
+        import_whole("distributed")
         import distributed
     except ImportError:
         raise OptionError(

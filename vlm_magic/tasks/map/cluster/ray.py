@@ -22,6 +22,7 @@ from typing import Any
 
 from vlm_magic.errors import ClusterError, OptionError, VLMError
 from vlm_magic.tasks.map.cluster.protocol import Outcome
+from vlm_magic.uninterrupted import import_whole
 from vlm_magic.wording import count_words, shorten
 
 __all__ = ["OPEN_PORTS", "RayCluster"]
@@ -322,6 +323,7 @@ def _ray() -> Any:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     try:
+        import_whole("ray")
         import ray
     except ImportError:
         raise OptionError(
