@@ -285,6 +285,32 @@ def test_a_map_is_stopped_by_its_button_and_the_next_cell_runs(lab: Lab, browser
     assert "stopped:" in path.read_text()
 
 
+def test_a_map_on_two_workers_is_watched_and_stopped_by_its_button(lab: Lab, browser: Any) -> None:
+    """Thumbnails, rate, time left and workers while it runs; afterwards every row that is kept is counted."""
+    write_notebook(
+        lab.folder / "cluster.ipynb",
+        "%load_ext vlm_magic\nfrom PIL import Image\nImage.new('RGB', (90, 60), 'red').save('red.png')\n"
+        "many = ['red.png'] * 5000",
+        "%%vlm --map many --on dask --workers 2 -o table\nWhat colour is it?",
+        "print(len(table), set(table.answer))",
+    )
+    with browser_page(lab, "cluster.ipynb", browser=browser) as page:
+        run_all(page, wait=False)
+        page.wait_for_selector(".vlm-map .vlm-map-card img")
+        said = page.locator(".vlm-map-head").inner_text()
+        assert re.search(r"of 5,000 pictures.* tokens.*picture.* left.*2 workers", said, re.DOTALL), said
+        shoot(page, "cluster-stop")
+        page.locator(".vlm-stopbar").get_by_role("button", name="Stop").click()
+        wait_idle(page)
+        shows(output_area(page, 1), "rows are kept; running the cell again asks only the others.")
+        ended = output_text(page, 1)
+        counts = re.findall(r"([\d,]+) of 5,000 pictures|stopped: ([\d,]+) rows", ended)
+        n = counts[0][0].replace(",", "")
+        assert [count[1].replace(",", "") for count in counts[1:]] == [n], ended
+        output_area(page, 2).scroll_into_view_if_needed()
+        reads(output_area(page, 2), f"{n} {{'red'}}")
+
+
 def test_a_saved_output_that_a_front_end_does_not_rewrite_is_said_to_be_old(lab: Lab, browser: Any) -> None:
     """A front-end that takes no updates from a click is stood in for by a kernel that sends none."""
     deaf = (

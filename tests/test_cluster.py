@@ -33,7 +33,10 @@ from worker_engines import KILLS, SLOW, UNLUCKY, sizes
 import vlm_magic
 from vlm_magic import workspace
 from vlm_magic.errors import ClusterError, ModelNotFoundError, OptionError, VLMError
+from vlm_magic.inputs.limits import PictureOptions
 from vlm_magic.messages import Settings
+from vlm_magic.outputs.results.cards import Card
+from vlm_magic.outputs.results.map_view import MapView
 from vlm_magic.remote.connect import connect_to
 from vlm_magic.tasks.map.cluster import worker
 from vlm_magic.tasks.map.cluster.choose import cluster_engine, cluster_of, model_spec
@@ -41,6 +44,7 @@ from vlm_magic.tasks.map.cluster.dask import DaskCluster
 from vlm_magic.tasks.map.cluster.engine import ClusterEngine
 from vlm_magic.tasks.map.cluster.protocol import Outcome
 from vlm_magic.tasks.map.cluster.ray import RayCluster, _kept
+from vlm_magic.tasks.map.cluster.travel import MapTask, RowPlace, RowTask
 from vlm_magic.tasks.map.mapping import PictureMap
 
 pytest.importorskip("distributed", reason="dask.distributed is not installed")
@@ -312,10 +316,14 @@ def test_what_is_no_cluster_is_said_in_three_lines(
     assert caught.value.hint
 
 
-def test_a_local_cluster_listens_here_alone_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The addresses are those of the operating system, not of Dask."""
+def test_a_local_cluster_listens_here_alone_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The addresses are those of the operating system, not of Dask; the environment stays our own."""
     import psutil
 
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    environment = dict(os.environ)
     me = psutil.Process()
     before = {child.pid for child in me.children(recursive=True)}
     with cluster_engine("dask", sizes(), 1) as engine:
@@ -327,9 +335,15 @@ def test_a_local_cluster_listens_here_alone_and_leaves_nothing_behind(tmp_path: 
             if connection.status == psutil.CONN_LISTEN
         }
         assert engine.start_up_s > 0
+        assert dict(os.environ) == environment
+        # Else a model's memory is given back after every operation, and a row costs half as much again.
+        assert set(engine.cluster.on_each(os.getenv, "MALLOC_TRIM_THRESHOLD_").values()) == {None}
+        n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        assert set(engine.cluster.on_each(os.getenv, "OMP_NUM_THREADS").values()) == {str(n_cores)}
+    assert dict(os.environ) == environment
     assert listening == {"127.0.0.1"}
     _, alive = psutil.wait_procs(mine, timeout=10)
-    assert alive == []
+    assert [process for process in alive if "resource_tracker" not in " ".join(process.cmdline())] == []
 
 
 # ---- faults ----------------------------------------------------------------------------------------------
@@ -460,6 +474,34 @@ def test_a_worker_has_its_next_rows_before_the_last_ones_are_shown(tmp_path: Pat
         assert len(cluster.n_rows) == 2
         rows.close()  # type: ignore[attr-defined]
     assert len(journal.read_text().splitlines()) - 1 == cluster.n_rows[0] == len(away.to_frame())
+    assert [row.position for row in away.unseen] == list(range(1, cluster.n_rows[0]))
+
+
+def test_a_stop_that_comes_before_its_slice_ends_it_all_the_same(tmp_path: Path) -> None:
+    """Else a worker answers on for nobody, and the next map waits for it."""
+    worker.stop("early")
+    paths = files_of(tmp_path, [SLOW])
+    rows = tuple(RowTask(n, path.name, path, (RowPlace(),)) for n, path in enumerate(paths))
+    task = MapTask("early", sizes(), Settings(), PictureOptions())
+    try:
+        assert worker.answer_slice(task, rows).rows == ()
+    finally:
+        worker.forget()
+
+
+def test_an_interrupt_in_the_middle_of_sending_stops_what_was_sent(tmp_path: Path) -> None:
+    """The slice went off, and the driver does not know its number yet."""
+    cluster = HereCluster(1)
+    told: list[str] = []
+
+    def submit(work: Any, *arguments: Any) -> int:
+        raise KeyboardInterrupt
+
+    cluster.submit = submit  # type: ignore[method-assign]
+    cluster.tell = lambda work, task_id: told.append(task_id)  # type: ignore[method-assign]
+    with closing(cluster), pytest.raises(KeyboardInterrupt):
+        list(PictureMap(ClusterEngine(cluster, sizes()), QUESTION, files_of(tmp_path, [9])))
+    assert len(told) == 1
 
 
 def test_two_maps_at_once_get_their_own_rows(client: Any, tmp_path: Path) -> None:
@@ -546,6 +588,41 @@ def test_a_script_without_its_guard_is_told_what_it_needs(tmp_path: Path) -> Non
     assert said.returncode == 1
     assert "a worker of a cluster starts a cluster" in said.stderr  # from the worker, then from the script
     assert said.stderr.rstrip().endswith("try:  put the call under: if __name__ == '__main__':")
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys, time
+from vlm_magic.tasks.map.cluster import {kind}
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "yaml.nodes":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+sys.meta_path.insert(0, Interrupts())
+try:
+    {kind}.{get}()
+except KeyboardInterrupt:
+    print("interrupted")
+print({kind}.{get}().__name__)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupt_while_a_clusters_package_is_imported_leaves_it_whole(kind: str) -> None:
+    """Where the first cell of a kernel was a slip; half of yaml is an AttributeError ever after."""
+    script = INTERRUPTED_IMPORT.format(kind=kind, get="_distributed" if kind == "dask" else "_ray")
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert said.stdout.split() == ["interrupted", "distributed" if kind == "dask" else "ray"], said.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -655,6 +732,46 @@ def test_a_cell_maps_on_a_client_without_a_model_of_its_own(
     assert workspace.current().models.engines == {}
     assert shell.run_cell(cell.replace("-o colours", "--dry-run")).error_in_exec is None
     assert "39 of them for 1 picture" in capsys.readouterr().out
+
+
+def test_a_sheet_that_fills_shows_the_newest_rows_that_have_a_picture() -> None:
+    """Workers send one with a row of many; failures are shown without, and all rows where none has one."""
+    for every, newest in ((16, 992), (10_000, 999)):
+        view = MapView(1000, "", lambda *_: "data:,")
+        for n in range(1000):
+            thumbnail = "data:image/webp;base64,AA" if every < 1000 and n % every == 0 else ""
+            error = "ModelError: it failed" if n == 985 else ""
+            view.push(n, Card(str(n), str(n), "red", error=error, thumbnail=thumbnail))
+        cards = view._growing().cards
+        view.finish()
+        assert len(cards) == 12
+        assert cards[-1].label == str(newest)
+        assert [card.label for card in cards if card.error or not card.thumbnail] == (
+            ["985"] if every == 16 else [str(n) for n in range(988, 1000)]
+        )
+
+
+def test_a_map_that_is_interrupted_shows_and_judges_every_row_that_is_kept(
+    shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of a slice that had come are in the table; the words above it count them, too."""
+    monkeypatch.setattr("vlm_magic.tasks.map.cluster.choose.cluster_of", lambda *_: HereCluster(1))
+    monkeypatch.setattr("vlm_magic.tasks.map.cluster.choose.model_spec", lambda _: sizes())
+    real, n_pushed = MapView.push, 0
+
+    def push(view: MapView, position: int, *arguments: Any, **more: Any) -> None:
+        nonlocal n_pushed
+        real(view, position, *arguments, **more)
+        n_pushed += 1
+        if n_pushed == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MapView, "push", push)
+    shell.user_ns.update(photos=files_of(tmp_path, [9] * 50), truth=["9x20", *["9x9"] * 49])
+    shell.run_cell("%%vlm --map photos --on dask --truth truth -o found\nWhat?")
+    found = shell.user_ns["found"]
+    assert list(found.right) == [True, False, False, False]
+    assert "4 of 50 pictures" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,29 @@
 
     python tests/benchmarks/bench_cluster.py [starter | driver] [ROWS …]
 
-Answers on two warm workers are compared with those of one process; start-up is shown apart. For the driver an
-engine answers at once, rows are paths of a few files, and CPU seconds, resident memory and journal bytes are
-shown for each number of rows.
+Three ways take turns on the same pictures, with empty stores and warm models: one process; two processes that
+know nothing of each other, with half of the pictures each and the same beginning, which is what the machine
+itself allows; and two workers of Dask. Ratios are medians of those of the rounds. CPU is that of all
+processes of a way, the driver's included; start-up is shown apart, and answers are compared with those of one
+process.
+
+For the driver an engine answers at once, rows are paths of a few files, and CPU seconds, resident memory and
+journal bytes are shown for each number of rows.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
+import statistics
 import sys
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from operator import eq
 from pathlib import Path
 from random import Random
 
@@ -22,13 +33,28 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from worker_engines import sizes
 
 import vlm_magic
+from vlm_magic.inputs.pixels import decoded_cache
+from vlm_magic.messages import Engine
+from vlm_magic.models.engine import LocalEngine
 from vlm_magic.starter.making.world.scenes import plan_scene
+from vlm_magic.tasks.map.cluster import worker
 from vlm_magic.tasks.map.cluster.choose import model_spec
 from vlm_magic.tasks.map.cluster.dask import DaskCluster
 from vlm_magic.tasks.map.cluster.engine import ClusterEngine
 from vlm_magic.tasks.map.mapping import PictureMap
 
 QUESTION = "What colour is the shape?"
+N_ROUNDS = 5
+HEAD_START_S = 0.3  # between the word to begin and the beginning, so that it is the same for all
+
+
+@dataclass(frozen=True)
+class Took:
+    """What one way took in one round: seconds, CPU seconds of its processes, answers in order."""
+
+    seconds: float
+    cpu_s: float
+    answers: list[object]
 
 
 def scene_files(folder: Path, n: int) -> list[Path]:
@@ -40,30 +66,117 @@ def scene_files(folder: Path, n: int) -> list[Path]:
     return paths
 
 
-def bench_starter(folder: Path, n: int = 500) -> None:
-    paths = scene_files(folder, n)
+def empty_stores(engine: Engine) -> None:
+    """Nothing that was computed or decoded before is found again; models stay loaded."""
+    assert isinstance(engine, LocalEngine)
+    engine.reuse.clear()
+    decoded_cache.forget()
+
+
+def empty_workers_stores() -> float:
+    """Likewise on a worker; its CPU seconds so far."""
+    for engine in worker._engines.values():
+        empty_stores(engine)
+    return time.process_time()
+
+
+def answers_of(engine: Engine, paths: Sequence[Path]) -> list[object]:
+    rows = sorted(PictureMap(engine, QUESTION, paths, resume=False), key=lambda row: row.position)
+    return [row.answer for row in rows]
+
+
+def plain_process(line: Connection) -> None:
+    """A process with a model, that maps what it is told, when it is told; None ends it."""
     engine = vlm_magic.load()
-    run = {"resume": False, "progress": False}
-    vlm_magic.map_pictures(engine, QUESTION, paths[:16], **run)  # warm
+    line.send("ready")
+    while (told := line.recv()) is not None:
+        paths, begins_at = told
+        empty_stores(engine)
+        time.sleep(max(0.0, begins_at - time.monotonic()))
+        began, cpu = time.monotonic(), time.process_time()
+        answers = answers_of(engine, paths)
+        line.send(Took(time.monotonic() - began, time.process_time() - cpu, answers))
+    engine.close()
+
+
+@contextmanager
+def plain_processes(n: int) -> Iterator[list[Connection]]:
+    """Lines to processes that are ready."""
+    context = multiprocessing.get_context("spawn")
+    pairs = [context.Pipe() for _ in range(n)]
+    processes = [context.Process(target=plain_process, args=(theirs,), daemon=True) for _, theirs in pairs]
+    for process in processes:
+        process.start()
+    lines = [ours for ours, _ in pairs]
+    try:
+        for line in lines:
+            line.recv()
+        yield lines
+    finally:
+        for line in lines:
+            line.send(None)
+        for process in processes:
+            process.join(timeout=20)
+
+
+def take_plain(lines: Sequence[Connection], paths: Sequence[Path]) -> Took:
+    """The pictures shared out, in runs of neighbours, among processes that begin at one moment."""
+    n_each = -(-len(paths) // len(lines))
+    begins_at = time.monotonic() + HEAD_START_S
+    for number, line in enumerate(lines):
+        line.send((paths[number * n_each : (number + 1) * n_each], begins_at))
+    took: list[Took] = [line.recv() for line in lines]
+    return Took(
+        max(one.seconds for one in took),
+        sum(one.cpu_s for one in took),
+        [answer for one in took for answer in one.answers],
+    )
+
+
+def take_dask(engine: ClusterEngine, paths: Sequence[Path]) -> Took:
+    before = engine.cluster.on_each(empty_workers_stores)
+    began, cpu = time.monotonic(), time.process_time()
+    answers = answers_of(engine, paths)
+    seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+    after = engine.cluster.on_each(time.process_time)
+    return Took(seconds, cpu + sum(after[name] - before[name] for name in before), answers)
+
+
+def bench_starter(folder: Path, n: int = 500, n_rounds: int = N_ROUNDS) -> None:
+    paths = scene_files(folder, n)
     began = time.perf_counter()
-    here = vlm_magic.map_pictures(engine, QUESTION, paths, **run)
-    here_s = time.perf_counter() - began
-    print(f"one process: {n} rows in {here_s:.1f} s, {n / here_s:.0f} rows/s")
-    began = time.perf_counter()
-    with closing(DaskCluster.started(2)) as cluster:
-        print(f"Dask, 2 workers: ready in {time.perf_counter() - began:.1f} s")
-        spec = model_spec(None)
-        there = ClusterEngine(cluster, spec)
-        print(f"model loaded on both: {there.start_up_s:.1f} s")
-        for how in ("cold", "warm", "warm"):
-            began = time.perf_counter()
-            away = PictureMap(there, QUESTION, paths, resume=False)
-            answers = {row.position: row.answer for row in away}
-            there_s = time.perf_counter() - began
-            n_equal = sum(answers[i] == answer for i, answer in enumerate(here.answer))
+    with plain_processes(2) as lines, closing(DaskCluster.started(2)) as cluster:
+        print(f"two plain processes and Dask with 2 workers: ready in {time.perf_counter() - began:.1f} s")
+        there = ClusterEngine(cluster, model_spec(None))
+        print(f"model loaded on both workers: {there.start_up_s:.1f} s")
+        ways = {
+            "one process": lambda: take_plain(lines[:1], paths),
+            "two plain processes": lambda: take_plain(lines, paths),
+            "Dask, 2 workers": lambda: take_dask(there, paths),
+        }
+        rounds: list[dict[str, Took]] = []
+        for number in range(-1, n_rounds):
+            names = list(ways)
+            took = {name: ways[name]() for name in names[number % 3 :] + names[: number % 3]}
+            what = f"round {number + 1}" if number >= 0 else "cold"
+            print(f"{what}: " + ", ".join(f"{name} {took[name].seconds:.1f} s" for name in ways), flush=True)
+            if number >= 0:
+                rounds.append(took)
+        for name in ways:
+            mine = [took[name] for took in rounds]
+            seconds = statistics.median(one.seconds for one in mine)
+            cpu_s = statistics.median(one.cpu_s for one in mine)
+            n_equal = min(sum(map(eq, took[name].answers, took["one process"].answers)) for took in rounds)
             print(
-                f"  {how}: {there_s:.1f} s, {n / there_s:.0f} rows/s, {here_s / there_s:.2f} times one "
-                f"process, {n_equal} of {n} answers equal"
+                f"{name}: {n / seconds:.0f} rows/s, {1000 * cpu_s / n:.1f} ms CPU a row on "
+                f"{cpu_s / seconds:.2f} CPUs, {n_equal} of {n} answers equal"
+            )
+        one, two, dask = ways
+        for upper, lower in ((two, one), (dask, one), (dask, two)):
+            found = sorted(round_[lower].seconds / round_[upper].seconds for round_ in rounds)
+            print(
+                f"{upper} / {lower}: {statistics.median(found):.2f} times as fast "
+                f"({found[0]:.2f} to {found[-1]:.2f})"
             )
 
 

@@ -59,6 +59,7 @@ class MapView:
         self._first: dict[int, Card] = {}  # by position
         self._wrong: dict[int, Card] = {}
         self._newest: deque[tuple[int, Card, Sequence[Picture]]] = deque(maxlen=_N_NEWEST)
+        self._has_pictures = False
         self._false: list[tuple[float, int, Card]] = []  # wrong answers, the most confident ones
         self._n_right = self._n_judged = 0
         self._n_done = self._n_wrong = self._n_kept = self._n_cut = self._n_tokens = 0
@@ -97,10 +98,20 @@ class MapView:
             self._first[position] = self._with_picture(card, pictures) if position < MAX_CARDS else card
         elif card.error and len(self._wrong) < _N_WRONG:
             self._wrong[position] = self._with_picture(card, pictures)
-        self._newest.append((position, card, pictures))
+        self._note_newest(position, card, pictures)
         if self._output.is_watched and time.monotonic() - self._shown_at > self._pause_s():
             self._shown_at = time.monotonic()
             self._output.show(sheet_bundle(self._growing()))
+
+    def _note_newest(self, position: int, card: Card, pictures: Sequence[Picture]) -> None:
+        """Keep a row for the sheet that fills.
+
+        A cluster sends a picture with one row of many: the others would be grey boxes beside it.
+        """
+        has_picture = bool(card.thumbnail or pictures) and self._thumbnail is not None
+        self._has_pictures |= has_picture
+        if has_picture or card.error or not self._has_pictures:
+            self._newest.append((position, card, pictures))
 
     def _judge(self, position: int, card: Card, pictures: Sequence[Picture]) -> None:
         """Count a row whose truth is known; of wrong answers the most confident ones are kept."""

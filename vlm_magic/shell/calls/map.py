@@ -70,16 +70,20 @@ def _show(context: Context, call: Call, run: PictureMap, truths: Truths | None) 
     view = MapView(run.n_total, call.out or "", context.thumbnail, stop.ask)
     kept = "rows are kept; running the cell again asks only the others."
     notes: tuple[str, ...] = ()
+
+    def push(row: MappedRow) -> None:
+        view.push(
+            row.position,
+            replace(_card(row), **truths.about(run, row)) if truths else _card(row),
+            row.pictures,
+            is_kept=row.is_kept,
+            notes=run.notes,
+            figures=run.figures,
+        )
+
     try:
         for row in run:
-            view.push(
-                row.position,
-                replace(_card(row), **truths.about(run, row)) if truths else _card(row),
-                row.pictures,
-                is_kept=row.is_kept,
-                notes=run.notes,
-                figures=run.figures,
-            )
+            push(row)
         stop.end()
     except KeyboardInterrupt:
         if not stop.was_asked:
@@ -87,6 +91,8 @@ def _show(context: Context, call: Call, run: PictureMap, truths: Truths | None) 
         notes = (f"stopped: {run.n_done} {kept}",)
     finally:
         stop.end()
+        for row in run.unseen:
+            push(row)
         verdict = truths.verdict(*view.judged, view.wrong) if truths else None
         view.finish((*run.notes, *notes), run.last_figures, verdict)
         if call.out and (run.n_done or run.is_complete):

@@ -95,6 +95,7 @@ class BatchedRun:
         self._n_model_failures = 0
         self._ahead: tuple[Future[None], Event] | None = None
         self._generating: Generating | None = None
+        self._is_stopped = False
 
     def rows(self) -> Iterator[MappedRow]:
         """The rows as they are finished; leaving the loop early stops the model.
@@ -110,7 +111,8 @@ class BatchedRun:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        """End the batch that is being answered; from any thread."""
+        """End the batch that is being answered, or is about to be; from any thread."""
+        self._is_stopped = True
         if self._generating is not None:
             self._generating.stop()
 
@@ -162,6 +164,8 @@ class BatchedRun:
         self._end_look_ahead()
         try:
             generating = self._generating = self._start([self._turns(waiting) for waiting in batch])
+            if self._is_stopped:
+                generating.stop()
             self._fill(pool)  # pictures are opened while the model works
             self._look_ahead(pool)
             for chunk in generating:

@@ -53,6 +53,7 @@ class InFlightRun:
         self._at_once = at_once or engine.at_once
         self._running: dict[Future[tuple[Reply | None, float]], tuple[Waiting, Generating]] = {}
         self._n_model_failures = 0
+        self._is_stopped = False
 
     def rows(self) -> Iterator[MappedRow]:
         """The rows as they are finished; leaving the loop early stops those under way.
@@ -71,7 +72,8 @@ class InFlightRun:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        """End the rows that are under way; from any thread."""
+        """End the rows that are under way, or about to be; from any thread."""
+        self._is_stopped = True
         for _, generating in list(self._running.values()):
             generating.stop()
 
@@ -122,6 +124,8 @@ class InFlightRun:
             return generating.wait(), time.perf_counter() - began
 
         self._running[waiters.submit(answered)] = (waiting, generating)
+        if self._is_stopped:
+            generating.stop()
 
     def _finished(
         self, future: Future[tuple[Reply | None, float]]

@@ -143,6 +143,11 @@ class PictureMap:
         return self._ledger.rows
 
     @property
+    def unseen(self) -> list[MappedRow]:
+        """Rows that had come when the loop was left early, and are kept: a cluster answers in slices."""
+        return self._run.unseen if isinstance(self._run, ClusterRun) else []
+
+    @property
     def n_done(self) -> int:
         """Finished rows."""
         return self._ledger.n_done

@@ -18,6 +18,7 @@ from typing import Any
 
 from vlm_magic.errors import ClusterError, OptionError
 from vlm_magic.tasks.map.cluster.protocol import Outcome
+from vlm_magic.uninterrupted import import_whole
 from vlm_magic.wording import count_words, shorten
 
 __all__ = ["DaskCluster"]
@@ -28,6 +29,9 @@ _ALIVE_EVERY_S = 1.0  # asking the scheduler costs a message
 _RESULT_S = 30.0  # for a value to come over
 _GUARD = "put the call under: if __name__ == '__main__':"
 _DEFAULT_WORKERS = 4  # at most, for each of them holds a model
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_WRITTEN = (*_THREADS, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED", "__DASK_PARENT_PID")
+"""What Dask writes into the environment of the process that starts a worker."""
 
 
 class DaskCluster:
@@ -47,6 +51,7 @@ class DaskCluster:
         self._client = client
         self._local = local
         self._is_own_client = local is not None
+        self._environment: Mapping[str, str | None] = {}  # as it was before workers were started
         self._futures: dict[int, Any] = {}
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._n_tasks = 0
@@ -77,28 +82,28 @@ class DaskCluster:
                 hint=_GUARD,
             )
         n = n_workers or min(_DEFAULT_WORKERS, os.cpu_count() or 1)
-        settings = {
-            # A task is lost with its first worker: the map itself knows which row to suspect.
-            "distributed.scheduler.allowed-failures": 0,
-            "distributed.worker.profile.enabled": False,  # looks at every thread a hundred times a second
-        }
-        with dask.config.set(settings):
-            local = _whole_or_undone(
-                lambda: distributed.LocalCluster(
-                    n_workers=n,
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0",  # None would take port 8787
-                    memory_limit=0,  # a model is no leak
-                    silence_logs=50,
-                )
-            )
+        environment = {name: os.environ.get(name) for name in _WRITTEN}
         try:
-            cluster = cls(distributed.Client(local, set_as_default=False), local)
-            cluster._wait_for_workers(n)
-        except BaseException:
-            local.close(timeout=5)
-            raise
+            with dask.config.set(_settings(n)):
+                local = _whole_or_undone(
+                    lambda: distributed.LocalCluster(
+                        n_workers=n,
+                        threads_per_worker=1,
+                        host="127.0.0.1",
+                        dashboard_address="127.0.0.1:0",  # None would take port 8787
+                        memory_limit=0,  # a model is no leak
+                        silence_logs=50,
+                    )
+                )
+            try:
+                cluster = cls(distributed.Client(local, set_as_default=False), local)
+                cluster._environment = environment
+                cluster._wait_for_workers(n)
+            except BaseException:
+                local.close(timeout=5)
+                raise
+        finally:
+            _restore(environment)
         return cluster
 
     @classmethod
@@ -209,6 +214,7 @@ class DaskCluster:
             if closing is not None:
                 with suppress(Exception):
                     closing.close(timeout=5)
+        _restore(self._environment)  # a worker that came back wrote into it again
 
     def _check(self) -> None:
         """Raise where the scheduler is gone."""
@@ -229,6 +235,34 @@ class DaskCluster:
         self._alive = (0.0, 0)
         if self._local is not None:
             self.name = f"a local Dask cluster of {count_words(self.n_workers(), 'worker')}"
+
+
+def _settings(n_workers: int) -> dict[str, object]:
+    """Dask's configuration for a cluster on this machine whose workers hold models."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_threads = max(1, n_cores // n_workers)
+    return {
+        # A task is lost with its first worker: the map itself knows which row to suspect.
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.worker.profile.enabled": False,  # looks at every thread a hundred times a second
+        "distributed.admin.tick.interval": "500ms",  # of 20: an idle worker took 1 % of a core, not 0.3
+        "distributed.admin.system-monitor.interval": "2s",
+        # Dask's own threshold of 64 kB has memory handed back to the system after every operation of a
+        # model, and fetched again for the next: 12 ms CPU a row of the starter instead of 7.
+        "distributed.nanny.pre-spawn-environ": {
+            "MALLOC_TRIM_THRESHOLD_": None,
+            **dict.fromkeys(_THREADS, n_threads),
+        },
+    }
+
+
+def _restore(environment: Mapping[str, str | None]) -> None:
+    """Give this process's environment back: threads are counted by it when torch is imported here."""
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _whole_or_undone(start: Callable[[], Any]) -> Any:
@@ -257,6 +291,7 @@ def _whole_or_undone(start: Callable[[], Any]) -> Any:
 
 def _distributed() -> Any:
     try:
+        import_whole("distributed")
         import distributed
     except ImportError:
         raise OptionError(

@@ -17,11 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlm_magic.errors import ClusterError, OptionError, VLMError
 from vlm_magic.tasks.map.cluster.protocol import Outcome
+from vlm_magic.uninterrupted import import_whole
 from vlm_magic.wording import count_words, shorten
 
 __all__ = ["OPEN_PORTS", "RayCluster"]
@@ -61,7 +62,7 @@ class _Hand:
 
     actor: Any
     ready: Any  # the answer to `_Worker.where`, once it is there
-    n_out: int = 0
+    out: set[Any] = field(default_factory=set)  # what it was sent, and has not answered yet
     who: str = ""
 
 
@@ -168,9 +169,10 @@ class RayCluster:
         """Send a function off; the number of its task."""
         self._check()
         self._n_tasks += 1
-        hand = min(self._hands, key=lambda each: (not self._is_there(each), each.n_out))
-        hand.n_out += 1
-        self._out[hand.actor.run.remote(work, *arguments)] = (self._n_tasks, hand)
+        hand = min(self._hands, key=lambda each: (not self._is_there(each), len(each.out)))
+        reference = hand.actor.run.remote(work, *arguments)
+        self._out[reference] = (self._n_tasks, hand)
+        hand.out.add(reference)
         return self._n_tasks
 
     def completed(self, timeout_s: float) -> list[Outcome]:
@@ -188,7 +190,7 @@ class RayCluster:
         from ray import exceptions
 
         task, hand = self._out.pop(reference)
-        hand.n_out -= 1
+        hand.out.discard(reference)
         try:
             return Outcome(task, self._ray.get(reference))
         except (exceptions.RayActorError, exceptions.WorkerCrashedError) as error:
@@ -236,7 +238,7 @@ class RayCluster:
         """Forget all tasks that are out."""
         out, self._out = self._out, {}
         for reference, (_, hand) in out.items():
-            hand.n_out -= 1
+            hand.out.discard(reference)
             with suppress(Exception):
                 self._ray.cancel(reference)
 
@@ -321,6 +323,7 @@ def _ray() -> Any:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     try:
+        import_whole("ray")
         import ray
     except ImportError:
         raise OptionError(

@@ -77,6 +77,7 @@ class ClusterRun:
     Attributes:
         is_drained: whether the source has no more rows.
         source_error: what the source raised, if it did.
+        unseen: rows that had come when the loop was left: they are kept, and nobody was given them.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class ClusterRun:
         self._alone_since: float | None = None
         self.is_drained = False
         self.source_error: Exception | None = None
+        self.unseen: list[MappedRow] = []
 
     def __len__(self) -> int:
         """Rows that are out, wait to be sent again, or came and are not written yet."""
@@ -134,6 +136,7 @@ class ClusterRun:
         Raises:
             ClusterError: the cluster is gone. Else a VLMError that would be every row's.
         """
+        is_whole = False
         try:
             yield from self._send()
             while self._out:
@@ -150,15 +153,16 @@ class ClusterRun:
                     yield self._written(*self._came.popleft())
                 if failure is not None:
                     raise failure
+            is_whole = True
         finally:
-            self._end()
+            self._end(is_whole=is_whole)
 
-    def _end(self) -> None:
+    def _end(self, *, is_whole: bool) -> None:
         """Keep what came but was not shown, and cancel what is out."""
         with suppress(VLMError):  # a folder that is full: the loop ends with an error of its own
             while self._came:
-                self._written(*self._came.popleft())
-        if self._out:
+                self.unseen.append(self._written(*self._came.popleft()))
+        if not is_whole:  # an interrupt in the middle of sending leaves a slice out that is not in `_out`
             self._cluster.cancel()
             self._cluster.tell(worker.stop, self._task.id)
 

@@ -69,7 +69,8 @@ class _Kept:
 
 _engines: dict[str, Engine] = {}
 _maps: OrderedDict[str, _Kept] = OrderedDict()
-_lock = threading.RLock()
+_lock = threading.RLock()  # held while a model loads
+_maps_lock = threading.Lock()  # held for moments, so that a stop never waits for a model
 
 
 def versions() -> dict[str, str]:
@@ -107,9 +108,10 @@ def answer_slice(task: MapTask, rows: Sequence[RowTask]) -> SliceAnswers:
     examples = [Turn(role, unpacked(parts, kept.fixed)) for role, parts in task.examples]
     run = run_here(engine, task.settings, examples, window, ledger, kept.batch_size or task.batch_size)
     kept.run = run
-    for _ in run.rows():
-        if kept.is_stopped:
-            break
+    if not kept.is_stopped:
+        for _ in run.rows():
+            if kept.is_stopped:
+                break
     if ledger.has_halved and isinstance(run, BatchedRun):
         kept.batch_size = run.n_rows_at_once
     seconds = time.perf_counter() - began
@@ -125,12 +127,11 @@ def bill(task: MapTask) -> Bill:
 
 
 def stop(task_id: str) -> None:
-    """End the slice of this map that is being answered; what comes of it is not waited for."""
-    kept = _maps.get(task_id)
-    if kept is not None:
-        kept.is_stopped = True
-        if kept.run is not None:
-            kept.run.stop()
+    """End the slice of this map that is being answered, or is on its way; nobody waits for it."""
+    kept = _kept_of(task_id)
+    kept.is_stopped = True
+    if kept.run is not None:
+        kept.run.stop()
 
 
 def forget() -> None:
@@ -139,6 +140,7 @@ def forget() -> None:
         for engine in _engines.values():
             engine.close()
         _engines.clear()
+    with _maps_lock:
         _maps.clear()
 
 
@@ -149,14 +151,20 @@ def _engine(model: ModelSpec) -> Engine:
         return _engines[model.key]
 
 
+def _kept_of(task_id: str) -> _Kept:
+    with _maps_lock:
+        kept = _maps.setdefault(task_id, _Kept())
+        _maps.move_to_end(task_id)
+        while len(_maps) > _MAX_MAPS:
+            _maps.popitem(last=False)
+        return kept
+
+
 def _kept(task: MapTask) -> _Kept:
     from PIL import Image
 
+    kept = _kept_of(task.id)
     with _lock:
-        kept = _maps.setdefault(task.id, _Kept())
-        _maps.move_to_end(task.id)
-        while len(_maps) > _MAX_MAPS:
-            _maps.popitem(last=False)
         for digest, data in task.fixed.items():
             if digest not in kept.fixed:
                 image = Image.open(BytesIO(data)).convert("RGB")
