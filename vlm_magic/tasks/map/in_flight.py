@@ -80,7 +80,7 @@ class InFlightRun:
 
     def _run(self, pool: ThreadPoolExecutor, waiters: ThreadPoolExecutor) -> Iterator[MappedRow]:
         finished: list[MappedRow] = []
-        while len(self._window) or not self._window.is_drained or self._running:
+        while True:
             try:
                 finished += self._ask_next(waiters)  # first of all, for the server has room
             except VLMError:
