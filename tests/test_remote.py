@@ -277,6 +277,7 @@ def test_a_busy_server_is_asked_again(server: WeatherServer, first: object) -> N
         (raw_stream([chunk("a").encode(), b'data: {"error": "oops"}\n\n']), GenerationError, "oops"),
         (words("a ", "b", finish=None), GenerationError, "ended before the answer did"),
         (raw_stream([chunk("a").encode()], dies=True), GenerationError, "ended before the answer did"),
+        (raw_stream([], dies=True), EngineGoneError, "closed in the middle of an answer"),
         (raw_stream([]), GenerationError, "ended before the answer did"),
     ],
 )  # fmt: skip

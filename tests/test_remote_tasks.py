@@ -125,6 +125,24 @@ def test_busy_servers_and_single_failures_cost_no_other_row(server: WeatherServe
     assert "this picture" in frame.error.dropna().iloc[0]
 
 
+def test_each_row_is_handed_on_once_while_the_server_is_at_the_next(server: WeatherServer) -> None:
+    """With one row at a time, whoever takes his time over a row finds the next one asked meanwhile."""
+    from vlm_magic.tasks.map.mapping import PictureMap
+
+    run = PictureMap(connect_to(server.url, at_once=1), "What?", [*pictures(5), "no picture", *pictures(2)])
+    seen = []
+    for row in run:
+        seen.append(row.position)
+        deadline = time.monotonic() + 5
+        n_asked = min(len(seen) + 1, 7) if row.answer else 0
+        while len(server.asked) < n_asked:
+            assert time.monotonic() < deadline, (seen, len(server.asked))
+            time.sleep(0.005)
+    assert sorted(seen) == list(range(8))
+    assert seen == [row.position for row in run.rows]
+    assert [row.position for row in run.rows if row.error] == [5]
+
+
 def test_leaving_a_map_stops_what_is_under_way(server: WeatherServer) -> None:
     from vlm_magic.tasks.map.mapping import PictureMap
 

@@ -54,8 +54,10 @@ def bench_map(url: str, model: str | None = None, n: int = 200, n_rounds: int = 
     """Rows a second of a loop and of a map with 8 in flight."""
     engine = connect_to(url, model, key_env="BENCH_KEY" if os.environ.get("BENCH_KEY") else None, at_once=8)
     how, ratios = Settings(max_tokens=16), []
-    for picture in scenes(0, 4):  # warm
+    for picture in scenes(0, 4):  # warm, as is all that a first map imports
         engine.start([Turn("user", (picture, Text("What is it?")))], how).wait(120)
+    warm = [picture.rgb for picture in scenes(4, 16)]
+    vlm_magic.map_pictures(engine, "What is it?", warm, max_tokens=16, progress=False, resume=False)
     for k in range(n_rounds):
         pictures = scenes(100 + 2 * k * n, n)
         began = time.perf_counter()

@@ -26,6 +26,7 @@ __all__ = ["complaint", "complaint_in_stream", "unreachable", "words_of"]
 _TOO_LONG = re.compile(
     r"maximum context length|context_length_exceeded|exceed_context_size|context size", re.I
 )
+_ENDED_EARLY = ("ended prematurely", "InvalidChunkLength", "IncompleteRead")  # as urllib3 says it
 
 
 def words_of(text: str) -> str:
@@ -129,9 +130,12 @@ def unreachable(address: Address, error: Exception) -> ModelError:
         return EngineGoneError(
             f"nothing answers at {host}", have="the connection was refused", hint="is the server running?"
         )
+    ended_early = any(each in words for each in _ENDED_EARLY)
     return EngineGoneError(
         f"the connection to {host} broke",
-        have=address.scrub(shorten(_innermost(error), 120)),
+        have="it was closed in the middle of an answer"
+        if ended_early
+        else address.scrub(shorten(_innermost(error), 120)),
         hint="is the server still running?",
     )
 

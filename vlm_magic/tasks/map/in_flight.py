@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from vlm_magic.errors import EngineGoneError, KeyRefusedError, ModelError, ModelNotFoundError, VLMError
 from vlm_magic.messages import Engine, Generating, Parallel, Reply, Settings, Turn, is_parallel
@@ -52,6 +54,7 @@ class InFlightRun:
         self._ledger = ledger
         self._at_once = at_once or engine.at_once
         self._running: dict[Future[tuple[Reply | None, float]], tuple[Waiting, Generating]] = {}
+        self._ended: SimpleQueue[Future[tuple[Reply | None, float]]] = SimpleQueue()
         self._n_model_failures = 0
         self._is_stopped = False
 
@@ -78,33 +81,55 @@ class InFlightRun:
             generating.stop()
 
     def _run(self, pool: ThreadPoolExecutor, waiters: ThreadPoolExecutor) -> Iterator[MappedRow]:
-        find = self._ledger.find
-        gone: VLMError | None = None
-        while gone is None and (len(self._window) or not self._window.is_drained or self._running):
-            n_free = self._at_once - len(self._running)
+        finished: list[MappedRow] = []
+        while True:
+            try:
+                finished += self._ask_next(waiters)  # first of all, for the server has room
+            except VLMError:
+                yield from finished
+                raise
+            yield from finished
             self._window.fill(pool, 2 * self._at_once)
-            if n_free:
-                for waiting in self._window.settle(n_free, lambda key: find(key) is not None):
-                    known = find(waiting.key)
-                    if waiting.error or known is None:
-                        yield self._failed(waiting, waiting.error)
-                    else:
-                        yield self._ledger.kept(waiting.item, known, waiting.pictures)
-                for waiting in self._window.take(n_free):
-                    self._ask(waiting, waiters)
-            if not self._running:
-                if not len(self._window) and self._window.is_drained:
-                    return
+            if len(self._window) and len(self._running) < self._at_once:
+                finished = []
                 continue
-            done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            for future in done:
-                row, error = self._finished(future)
-                gone = gone or error
-                if row is not None:
-                    yield row
-        if gone is not None:
-            yield from self._answered_meanwhile()
-            raise gone
+            if not self._running:
+                return
+            finished, gone = self._next_finished()
+            if gone is not None:
+                yield from finished
+                yield from self._answered_meanwhile()
+                raise gone
+
+    def _ask_next(self, waiters: ThreadPoolExecutor) -> list[MappedRow]:
+        """Ask as many rows of the window as there is room for; those that need not be asked, or cannot."""
+        find = self._ledger.find
+        rows = []
+        n_free = self._at_once - len(self._running)
+        if n_free:
+            for waiting in self._window.settle(n_free, lambda key: find(key) is not None):
+                known = find(waiting.key)
+                if waiting.error or known is None:
+                    rows.append(self._failed(waiting, waiting.error))
+                else:
+                    rows.append(self._ledger.kept(waiting.item, known, waiting.pictures))
+            for waiting in self._window.take(n_free):
+                self._ask(waiting, waiters)
+        return rows
+
+    def _next_finished(self) -> tuple[list[MappedRow], VLMError | None]:
+        """Wait for an answer; its row and those that are there by then, or the error of every row."""
+        rows, gone = [], None
+        ended = [self._ended.get()]
+        with suppress(Empty):
+            while True:
+                ended.append(self._ended.get_nowait())
+        for future in ended:
+            row, error = self._finished(future)
+            gone = gone or error
+            if row is not None:
+                rows.append(row)
+        return rows, gone
 
     def _answered_meanwhile(self) -> Iterator[MappedRow]:
         """The server is gone: what was answered before is kept, the rest is stopped."""
@@ -123,7 +148,9 @@ class InFlightRun:
         def answered() -> tuple[Reply | None, float]:
             return generating.wait(), time.perf_counter() - began
 
-        self._running[waiters.submit(answered)] = (waiting, generating)
+        future = waiters.submit(answered)
+        self._running[future] = (waiting, generating)
+        future.add_done_callback(self._ended.put)
         if self._is_stopped:
             generating.stop()
 
