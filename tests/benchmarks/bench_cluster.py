@@ -2,7 +2,8 @@
 
     python tests/benchmarks/bench_cluster.py [starter | driver] [ROWS …]
 
-Three ways take turns on the same pictures, with empty stores and warm models: one process; two processes that
+Four ways take turns on the same pictures, with empty stores and warm models: one process, which encodes the
+next pictures on a second processor if there is one; the same on one processor alone; two processes that
 know nothing of each other, with half of the pictures each and the same beginning, which is what the machine
 itself allows; and two workers of Dask. Ratios are medians of those of the rounds. CPU is that of all
 processes of a way, the driver's included; start-up is shown apart, and answers are compared with those of one
@@ -15,6 +16,7 @@ journal bytes are shown for each number of rows.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -90,11 +92,14 @@ def plain_process(line: Connection) -> None:
     engine = vlm_magic.load()
     line.send("ready")
     while (told := line.recv()) is not None:
-        paths, begins_at = told
+        paths, begins_at, n_processors = told
+        allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, sorted(allowed)[:n_processors])
         empty_stores(engine)
         time.sleep(max(0.0, begins_at - time.monotonic()))
         began, cpu = time.monotonic(), time.process_time()
         answers = answers_of(engine, paths)
+        os.sched_setaffinity(0, allowed)
         line.send(Took(time.monotonic() - began, time.process_time() - cpu, answers))
     engine.close()
 
@@ -119,12 +124,12 @@ def plain_processes(n: int) -> Iterator[list[Connection]]:
             process.join(timeout=20)
 
 
-def take_plain(lines: Sequence[Connection], paths: Sequence[Path]) -> Took:
+def take_plain(lines: Sequence[Connection], paths: Sequence[Path], n_processors: int | None = None) -> Took:
     """The pictures shared out, in runs of neighbours, among processes that begin at one moment."""
     n_each = -(-len(paths) // len(lines))
     begins_at = time.monotonic() + HEAD_START_S
     for number, line in enumerate(lines):
-        line.send((paths[number * n_each : (number + 1) * n_each], begins_at))
+        line.send((paths[number * n_each : (number + 1) * n_each], begins_at, n_processors))
     took: list[Took] = [line.recv() for line in lines]
     return Took(
         max(one.seconds for one in took),
@@ -151,13 +156,14 @@ def bench_starter(folder: Path, n: int = 500, n_rounds: int = N_ROUNDS) -> None:
         print(f"model loaded on both workers: {there.start_up_s:.1f} s")
         ways = {
             "one process": lambda: take_plain(lines[:1], paths),
+            "one process on one processor": lambda: take_plain(lines[:1], paths, 1),
             "two plain processes": lambda: take_plain(lines, paths),
             "Dask, 2 workers": lambda: take_dask(there, paths),
         }
         rounds: list[dict[str, Took]] = []
         for number in range(-1, n_rounds):
             names = list(ways)
-            took = {name: ways[name]() for name in names[number % 3 :] + names[: number % 3]}
+            took = {name: ways[name]() for name in names[number % 4 :] + names[: number % 4]}
             what = f"round {number + 1}" if number >= 0 else "cold"
             print(f"{what}: " + ", ".join(f"{name} {took[name].seconds:.1f} s" for name in ways), flush=True)
             if number >= 0:
@@ -171,8 +177,8 @@ def bench_starter(folder: Path, n: int = 500, n_rounds: int = N_ROUNDS) -> None:
                 f"{name}: {n / seconds:.0f} rows/s, {1000 * cpu_s / n:.1f} ms CPU a row on "
                 f"{cpu_s / seconds:.2f} CPUs, {n_equal} of {n} answers equal"
             )
-        one, two, dask = ways
-        for upper, lower in ((two, one), (dask, one), (dask, two)):
+        one, alone, two, dask = ways
+        for upper, lower in ((two, alone), (dask, alone), (two, one), (dask, one), (dask, two)):
             found = sorted(round_[lower].seconds / round_[upper].seconds for round_ in rounds)
             print(
                 f"{upper} / {lower}: {statistics.median(found):.2f} times as fast "
